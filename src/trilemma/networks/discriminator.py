@@ -1,0 +1,181 @@
+r"""Time-conditional discriminators of denoising diffusion GANs.
+
+They judge pairs (u_s, u_t): is the cleaner image u_s a plausible denoising of the noisier u_t at
+this step? Both images are concatenated on channels, so the same network learns all the steps.
+Residual blocks without normalisation, leaky ReLU, FIR downsampling, and before the last
+convolution one channel that holds the spread over a few samples of the batch (minibatch standard
+deviation), which lets the discriminator see a collapsed batch.
+
+Source: Xiao et al., 2022, appendix C; minibatch standard deviation: Karras et al., 2018.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trilemma.errors import ConfigError
+from trilemma.networks.layers import (
+    LabelEmbedding,
+    Resampler,
+    SinusoidalEmbedding,
+    conv,
+    linear,
+    make_resampler,
+)
+from trilemma.typing import Image, Labels, Steps
+
+__all__ = ["Discriminator", "minibatch_stddev"]
+
+SMALL = ((2, False), (4, True), (8, True), (8, True))
+LARGE = ((4, True), (8, True), (8, True), (8, True), (8, True), (8, True))
+
+
+def _leaky(x: Tensor) -> Tensor:
+    return F.leaky_relu(x, 0.2)
+
+
+def minibatch_stddev(x: Image, group_size: int = 4) -> Image:
+    """Append one channel: the spread over groups of samples, averaged over all features.
+
+    Sample i is grouped with i + b/g, i + 2b/g, ... for g = min(b, group_size), so that a batch
+    dealt out over processes like cards keeps its groups.
+
+    Raises:
+        ConfigError: if the batch is larger than the group and not a multiple of it.
+    """
+    batch, channels, height, width = x.shape
+    group = min(batch, group_size)
+    if batch % group:
+        raise ConfigError(
+            f"the discriminator got {batch} images; its minibatch statistics need 1, 2, 3 or a "
+            f"multiple of {group_size} images per process and accumulation step"
+        )
+    grouped = x.reshape(group, batch // group, channels, height, width)
+    spread = (grouped.var(dim=0, unbiased=False) + 1e-8).sqrt().mean(dim=(1, 2, 3))
+    column = spread.repeat(group).to(x)[:, None, None, None]
+    return torch.cat([x, column.expand(-1, 1, height, width)], dim=1)
+
+
+class DiscriminatorBlock(nn.Module):
+    """Two activated 3 x 3 convolutions around the time embedding, optional halving, shortcut."""
+
+    def __init__(
+        self, inputs: int, outputs: int, embed_dim: int, down: bool, resampler: Resampler
+    ) -> None:
+        super().__init__()
+        self.conv1 = conv(inputs, outputs, fan="out")
+        self.time = linear(embed_dim, outputs, fan="out")
+        self.conv2 = conv(outputs, outputs, scale=0.0, fan="out")
+        self.shortcut = conv(inputs, outputs, 1, fan="out", bias=False)
+        self.resampler, self.down = resampler, down
+
+    def forward(self, x: Image, time: Tensor) -> Image:
+        """Map (b, inputs, h, w) to (b, outputs, h', w')."""
+        h = _leaky(self.conv1(_leaky(x)) + self.time(time)[:, :, None, None])
+        if self.down:
+            h, x = self.resampler.down(h), self.resampler.down(x)
+        return (self.conv2(h) + self.shortcut(x)) * math.sqrt(0.5)
+
+
+class Discriminator(nn.Module):
+    """Discriminator of pairs (u_s, u_t) at a large denoising step.
+
+    Args:
+        image_channels: channels of one image.
+        channels: base width; blocks are multiples of it.
+        widths: output width of each block in units of ``channels``.
+        downs: which blocks halve the resolution, as many as ``widths``.
+        embed_dim: size of the step embedding.
+        stem_width: width after the first 1 x 1 convolution, in units of ``channels``.
+        final_scale: initial variance scale of the last convolution.
+        resample: "fir" or "mean".
+        num_classes: class labels; 0 for an unconditional discriminator.
+        patch_size: space-to-depth factor of the input, 1 for none.
+
+    Raises:
+        ConfigError: if widths and downs differ in length.
+
+    Source: Xiao et al., 2022; ``small`` and ``large`` give the published ones.
+    """
+
+    def __init__(
+        self,
+        image_channels: int = 3,
+        *,
+        channels: int = 64,
+        widths: Sequence[int] = tuple(width for width, _ in SMALL),
+        downs: Sequence[bool] = tuple(down for _, down in SMALL),
+        embed_dim: int = 256,
+        stem_width: int = 2,
+        final_scale: float = 0.0,
+        resample: str = "fir",
+        num_classes: int = 0,
+        patch_size: int = 1,
+    ) -> None:
+        super().__init__()
+        if len(widths) != len(downs):
+            raise ConfigError(f"widths={list(widths)} and downs={list(downs)} differ in length")
+        self.num_classes, self.patch_size = num_classes, patch_size
+        self.embed = SinusoidalEmbedding(embed_dim)
+        self.time1 = linear(embed_dim, embed_dim, fan="out")
+        self.time2 = linear(embed_dim, embed_dim, fan="out")
+        self.label = LabelEmbedding(num_classes, embed_dim) if num_classes else None
+        resampler = make_resampler(resample)
+        sizes = [stem_width * channels] + [width * channels for width in widths]
+        self.stem = conv(2 * image_channels * patch_size**2, sizes[0], 1, fan="out")
+        self.blocks = nn.ModuleList(
+            DiscriminatorBlock(inputs, outputs, embed_dim, down, resampler)
+            for inputs, outputs, down in zip(sizes[:-1], sizes[1:], downs, strict=True)
+        )
+        self.final = conv(sizes[-1] + 1, sizes[-1], scale=final_scale, fan="out")
+        self.out = linear(sizes[-1], 1, fan="out")
+
+    @classmethod
+    def small(
+        cls, image_channels: int = 3, channels: int = 64, embed_dim: int = 256
+    ) -> Discriminator:
+        """Return the published discriminator for 32 x 32 images, which reduces sides by 8."""
+        return cls(image_channels, channels=channels, embed_dim=embed_dim)
+
+    @classmethod
+    def large(
+        cls, image_channels: int = 3, channels: int = 64, embed_dim: int = 256
+    ) -> Discriminator:
+        """Return the published discriminator for 256 x 256 images, which reduces sides by 64."""
+        widths, downs = zip(*LARGE, strict=True)
+        return cls(
+            image_channels,
+            channels=channels,
+            widths=widths,
+            downs=downs,
+            embed_dim=embed_dim,
+            final_scale=1.0,
+        )
+
+    def forward(self, u_s: Image, t: Steps, u_t: Image, label: Labels | None = None) -> Tensor:
+        """Return logits (b, 1), large for real pairs.
+
+        Args:
+            u_s: cleaner images (b, c, h, w), real or generated.
+            t: step indices (b), 0 for the step that ends at clean data.
+            u_t: noisier images (b, c, h, w), always real.
+            label: class labels (b), if the discriminator is conditional.
+        """
+        if (label is None) != (self.label is None):
+            raise ConfigError(f"this discriminator takes labels of {self.num_classes} classes")
+        time = _leaky(self.time2(_leaky(self.time1(self.embed(t)))))
+        if self.label is not None:
+            time = time + self.label(label)
+        h = torch.cat([u_s, u_t], dim=1)
+        if self.patch_size > 1:
+            h = F.pixel_unshuffle(h, self.patch_size)
+        h = self.stem(h)
+        for block in self.blocks:
+            h = block(h, time)
+        h = _leaky(self.final(minibatch_stddev(h)))
+        return self.out(h.sum(dim=(2, 3)))

@@ -1,0 +1,26 @@
+"""Shape aliases, one per thing that travels between modules.
+
+Shapes are checked at run time in the test suite only (jaxtyping's import hook); users pay nothing.
+``b`` counts samples, ``k`` the blocks of a state (1, or 2 for position and velocity), ``*event``
+is the shape of one datum.
+"""
+
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+__all__ = ["Blocks", "Event", "Image", "Labels", "State", "Steps", "Times"]
+
+State = Float[Tensor, "b k *event"]
+"""A diffused state u_t."""
+Event = Float[Tensor, "b *event"]
+"""Data x0, or noise of its shape."""
+Image = Float[Tensor, "b c h w"]
+"""Images, or feature maps."""
+Times = Float[Tensor, "..."]
+"""Diffusion times in [0, 1], float64."""
+Blocks = Float[Tensor, "... k k"]
+"""Coefficient matrices that act on the block axis of a state, float64."""
+Labels = Int64[Tensor, " b"]
+"""Class labels."""
+Steps = Int64[Tensor, " b"]
+"""Indices of the large denoising steps, 0 = the last one, which returns clean data."""
