@@ -56,7 +56,8 @@ def minibatch_stddev(x: Image, group_size: int = 4) -> Image:
             f"multiple of {group_size} images per process and accumulation step"
         )
     grouped = x.reshape(group, batch // group, channels, height, width)
-    spread = (grouped.var(dim=0, unbiased=False) + 1e-8).sqrt().mean(dim=(1, 2, 3))
+    deviation = grouped - grouped.mean(dim=0)  # var(dim=0) is far slower on a CPU
+    spread = (deviation.square().mean(dim=0) + 1e-8).sqrt().mean(dim=(1, 2, 3))
     column = spread.repeat(group).to(x)[:, None, None, None]
     return torch.cat([x, column.expand(-1, 1, height, width)], dim=1)
 

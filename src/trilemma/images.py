@@ -1,0 +1,99 @@
+"""Images on disk: grids, folders, and the arrays that evaluators of generative models read."""
+
+from __future__ import annotations
+
+import io
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image as PILImage
+from torch import Tensor
+
+from trilemma.checkpoints.store import write_bytes
+from trilemma.errors import ConfigError
+
+__all__ = ["grid_image", "save_images", "save_png", "to_uint8"]
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Map floats in [-1, 1], (b, c, h, w), to uint8, rounding to nearest and clipping."""
+    return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def grid_image(images: Tensor, columns: int | None = None, margin: int = 2, scale: int = 1):
+    """Arrange uint8 images (b, c, h, w) in a near-square grid on white.
+
+    Args:
+        images: grey (c = 1) or colour (c = 3) images.
+        columns: images per row; about the square root of their number by default.
+        margin: white pixels between images.
+        scale: repeat every pixel this often in both directions.
+
+    Returns:
+        A PIL image.
+    """
+    number, channels, height, width = images.shape
+    columns = columns or math.ceil(math.sqrt(number))
+    rows = math.ceil(number / columns)
+    canvas = torch.full(
+        (channels, rows * (height + margin) + margin, columns * (width + margin) + margin),
+        255,
+        dtype=torch.uint8,
+    )
+    for i, image in enumerate(images.cpu()):
+        top = margin + i // columns * (height + margin)
+        left = margin + i % columns * (width + margin)
+        canvas[:, top : top + height, left : left + width] = image
+    picture = canvas.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
+    return _to_pil(picture)
+
+
+def save_png(path: Path | str, images: Tensor, columns: int | None = None) -> None:
+    """Write a grid of uint8 images as PNG; small images are enlarged for the eye."""
+    scale = max(1, 64 // images.shape[-1])
+    _write_pil(Path(path), grid_image(images, columns, margin=2, scale=scale))
+
+
+def save_images(
+    path: Path | str, images: Tensor, labels: Tensor | None = None, first: int = 0
+) -> None:
+    """Write uint8 images (b, c, h, w) in the form that the path asks for.
+
+    ``*.png`` is one grid; ``*.npz`` holds ``arr_0``, uint8 (b, h, w, c), and ``arr_1`` with the
+    labels if there are any; a path without suffix is a folder that gets one PNG per image, named
+    by index from ``first`` on.
+
+    Raises:
+        ConfigError: for another suffix.
+        CheckpointError: if the disk is full or the folder cannot be written.
+    """
+    path = Path(path)
+    if path.suffix == ".png":
+        save_png(path, images)
+    elif path.suffix == ".npz":
+        buffer = io.BytesIO()
+        arrays = [images.permute(0, 2, 3, 1).cpu().numpy()]
+        arrays += [] if labels is None else [labels.cpu().numpy()]
+        np.savez(buffer, *arrays)
+        write_bytes(path, buffer.getvalue())
+    elif path.suffix == "":
+        for i, image in enumerate(images.cpu()):
+            _write_pil(path / f"{first + i:06d}.png", _to_pil(image))
+    else:
+        raise ConfigError(
+            f"cannot write images to {path}: give a name ending in .png (a grid), .npz (an array) "
+            "or without suffix (a folder)"
+        )
+
+
+def _to_pil(image: Tensor) -> PILImage.Image:
+    array = image.permute(1, 2, 0).numpy()
+    return PILImage.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
+
+
+def _write_pil(path: Path, picture: PILImage.Image) -> None:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    write_bytes(path, buffer.getvalue())

@@ -1,0 +1,500 @@
+"""The training loop over steps and phases.
+
+One loop trains every method. At each step it draws the global batch that the step's index stands
+for, and for every phase of the method accumulates gradients over micro-batches and takes one
+optimiser step; then the averages are updated. Devices, processes and precision are accelerate's.
+
+Nothing random is stored: data order, noise and dropout are functions of the seed, the step and a
+sample's place in the global batch. A run that is killed at any instant and resumed therefore
+computes what the uninterrupted run computes, bit for bit on the same machine, and n processes
+compute what one process with the same global batch computes, up to the order of sums.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from trilemma.checkpoints import store
+from trilemma.data import Batch, Batches, Data, batches
+from trilemma.errors import CheckpointError, ConfigError, NumericalError
+from trilemma.images import save_png, to_uint8
+from trilemma.methods.base import Method
+from trilemma.rng import BatchRng, mix_seed
+from trilemma.sampling import sample_indices
+from trilemma.training.ema import EMA
+from trilemma.training.optim import Adam
+
+__all__ = ["Progress", "Trainer"]
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a progress line shows: position, rate, losses averaged since the last one."""
+
+    step: int
+    images: int
+    total_images: int
+    images_per_second: float
+    seconds_left: float
+    values: dict[str, float]
+
+
+@dataclass
+class _Run:
+    """Live state of one call of ``fit``."""
+
+    accelerator: Any
+    method: Method
+    data: Data
+    loader: Batches
+    out: Path
+    config: Mapping[str, Any]
+    raw: dict[str, nn.Module]
+    optimizers: dict[str, Any]
+    emas: dict[str, EMA]
+    step: int = 0
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    counted: int = 0
+    first_bad: Tensor | None = None
+    bad_name: str = ""
+    stopping: bool = False
+
+
+class Trainer:
+    """Train a method: batch size, length, precision, averaging, logging and checkpoints.
+
+    Args:
+        optimizers: one optimiser per phase of the method.
+        num_images: training length in images.
+        batch_size: global batch, over all processes and accumulation steps.
+        accumulate: micro-batches per optimiser step and process.
+        seed: seed of data order, noise and dropout.
+        ema_decay: decay of the averages, per step.
+        ema_warmup: cap the decay by (1 + n) / (10 + n) after n steps.
+        precision: "fp32", "bf16" or "fp16" for the networks; losses and averages stay float32.
+        compile: compile the networks with ``torch.compile``.
+        log_every: steps between two log lines.
+        save_images: images between two checkpoints.
+        keep: checkpoints to keep.
+        sample_images: images between two sample grids; 0 for none.
+        num_samples: samples per grid.
+        num_workers: processes that decode images which do not fit in memory.
+        trackers: of accelerate, such as "tensorboard", "wandb", "mlflow".
+
+    Raises:
+        ConfigError: for values outside their range.
+    """
+
+    def __init__(
+        self,
+        optimizers: dict[str, Adam],
+        num_images: int,
+        *,
+        batch_size: int = 64,
+        accumulate: int = 1,
+        seed: int = 0,
+        ema_decay: float = 0.9999,
+        ema_warmup: bool = False,
+        precision: Precision = "fp32",
+        compile: bool = False,  # noqa: A002 - the recipe's word
+        log_every: int = 50,
+        save_images: int = 500_000,
+        keep: int = 2,
+        sample_images: int = 500_000,
+        num_samples: int = 64,
+        num_workers: int = 4,
+        trackers: list[str] | None = None,
+    ) -> None:
+        positive = {"num_images": num_images, "batch_size": batch_size, "accumulate": accumulate}
+        positive |= {"log_every": log_every, "save_images": save_images, "keep": keep}
+        for name, value in positive.items():
+            if value < 1:
+                raise ConfigError(f"{name}={value} must be at least 1")
+        self.optimizers, self.num_images, self.batch_size = optimizers, num_images, batch_size
+        self.accumulate, self.seed, self.precision, self.compile = (
+            accumulate,
+            seed,
+            precision,
+            compile,
+        )
+        self.ema_decay, self.ema_warmup = ema_decay, ema_warmup
+        self.log_every, self.save_images, self.keep = log_every, save_images, keep
+        self.sample_images, self.num_samples = sample_images, num_samples
+        self.num_workers = num_workers
+        self.trackers = ["tensorboard"] if trackers is None else trackers
+
+    @property
+    def num_steps(self) -> int:
+        """Optimiser steps of the whole run, rounded up."""
+        return -(-self.num_images // self.batch_size)
+
+    def fit(
+        self,
+        method: Method,
+        data: Data,
+        out: Path | str,
+        *,
+        config: Mapping[str, Any] | None = None,
+        resume: bool = False,
+        export: Callable[[Path, Method], None] | None = None,
+        report: Callable[[Progress], None] | None = None,
+    ) -> bool:
+        """Train, writing checkpoints, logs and sample grids to a folder.
+
+        Args:
+            method: the method; its networks are trained in place.
+            data: training data.
+            out: folder of the run.
+            config: resolved recipe, stored with every checkpoint.
+            resume: continue from the newest whole checkpoint in ``out``, if there is one.
+            export: writes the file to sample from, given a path and the averaged method.
+            report: receives a ``Progress`` every ``log_every`` steps, on the main process.
+
+        Returns:
+            True if training ran to its end, False if a signal stopped it after a save.
+
+        Raises:
+            CheckpointError: if ``out`` already holds a run and ``resume`` is not set.
+            NumericalError: if a loss is not finite; the last good checkpoint stays.
+        """
+        run = self._start(method, data, Path(out), config or {}, resume)
+        try:
+            with _signals(run), contextlib.closing(_EndTrackers(run.accelerator)):
+                self._loop(run, export, report)
+        finally:
+            for name, network in run.raw.items():
+                setattr(method, name, network)
+        return not run.stopping or run.step >= self.num_steps
+
+    def _start(
+        self, method: Method, data: Data, out: Path, config: Mapping[str, Any], resume: bool
+    ) -> _Run:
+        accelerator = self._accelerator(out)
+        missing = set(method.phases) ^ set(self.optimizers)
+        if missing:
+            raise ConfigError(
+                f"{type(method).__name__} has the phases {list(method.phases)}; "
+                f"the trainer got optimizers for {list(self.optimizers)}"
+            )
+        newest = _checkpoints(out)[-1:] if resume else []
+        if not resume and _checkpoints(out):
+            raise CheckpointError(
+                f"{out} already holds a training run: add --resume to continue it, or choose "
+                "another --out"
+            )
+        method.to(accelerator.device, memory_format=torch.channels_last).train()
+        names = {name for phase in method.phases.values() for name in phase}
+        raw = {name: getattr(method, name) for name in sorted(names)}
+        emas = {
+            name: EMA(raw[name], self.ema_decay, warmup=self.ema_warmup) for name in method.averaged
+        }
+        optimizers = {
+            phase: self.optimizers[phase].build(
+                [p for network in method.phase_networks(phase) for p in network.parameters()]
+            )
+            for phase in method.phases
+        }
+        loader = batches(
+            data,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            rank=accelerator.process_index,
+            world_size=accelerator.num_processes,
+            accumulate=self.accumulate,
+            num_workers=self.num_workers,
+            pin_memory=accelerator.device.type == "cuda",
+        )
+        run = _Run(accelerator, method, data, loader, out, config, raw, optimizers, emas)
+        if newest:
+            self._restore(run, newest[0])
+        for name, network in raw.items():
+            if self.compile:
+                network.compile()
+            setattr(method, name, accelerator.prepare_model(network))
+        run.optimizers = {k: accelerator.prepare_optimizer(v) for k, v in optimizers.items()}
+        return run
+
+    def _accelerator(self, out: Path) -> Any:
+        try:
+            from accelerate import Accelerator
+            from accelerate.utils import DistributedDataParallelKwargs
+        except ImportError as error:
+            raise ConfigError("training needs accelerate: pip install 'trilemma[train]'") from error
+        accelerator = Accelerator(
+            mixed_precision="no" if self.precision == "fp32" else self.precision,
+            log_with=self.trackers or None,
+            project_dir=str(out),
+            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        )
+        shards = accelerator.num_processes * self.accumulate
+        if self.batch_size % shards:
+            raise ConfigError(
+                f"batch_size={self.batch_size} does not divide into {accelerator.num_processes} "
+                f"processes times accumulate={self.accumulate}"
+            )
+        if self.trackers:
+            accelerator.init_trackers("trilemma")
+        return accelerator
+
+    def _loop(
+        self,
+        run: _Run,
+        export: Callable[[Path, Method], None] | None,
+        report: Callable[[Progress], None] | None,
+    ) -> None:
+        run.out.mkdir(parents=True, exist_ok=True)
+        started, first = time.monotonic(), run.step
+        while run.step < self.num_steps and not run.stopping:
+            self._train_step(run, next(run.loader))
+            run.step += 1
+            is_last = run.step == self.num_steps
+            if run.step % self.log_every == 0 or is_last or run.accelerator.device.type == "cpu":
+                _raise_if_bad(run)
+            if run.step % self.log_every == 0 or is_last:
+                self._log(run, started, first, report)
+                self._agree_to_stop(run)
+            if is_last or run.stopping or self._is_due(run.step, self.save_images):
+                self._save(run, export)
+            if self.sample_images and (is_last or self._is_due(run.step, self.sample_images)):
+                self._draw(run)
+
+    def _is_due(self, step: int, every_images: int) -> bool:
+        """Whether a multiple of ``every_images`` was passed by the step just taken."""
+        seen = step * self.batch_size
+        return seen // every_images > (seen - self.batch_size) // every_images
+
+    def _train_step(self, run: _Run, micro_batches: list[Batch]) -> None:
+        accelerator, shards = run.accelerator, run.accelerator.num_processes * self.accumulate
+        torch.manual_seed(mix_seed(self.seed, "layers", run.step, accelerator.process_index))
+        inputs = [
+            self._augment(run, batch, micro, shards) for micro, batch in enumerate(micro_batches)
+        ]
+        for phase in run.method.phases:
+            run.method.train_only(phase)
+            optimizer, recipe = run.optimizers[phase], self.optimizers[phase]
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.rate(run.step * self.batch_size)
+            for micro, (x0, label) in enumerate(inputs):
+                rng = self._rng(run, phase, micro, shards, len(x0))
+                is_last = micro == len(inputs) - 1
+                with contextlib.ExitStack() as stack:
+                    if not is_last:
+                        for network in run.method.phase_networks(phase):
+                            stack.enter_context(accelerator.no_sync(network))
+                    loss = run.method.loss(x0, label, phase, rng, run.step)
+                    accelerator.backward(loss.total / len(inputs))
+                self._count(run, phase, loss.total.detach(), loss.parts)
+            if recipe.clip_norm:
+                parameters = [p for group in optimizer.param_groups for p in group["params"]]
+                accelerator.clip_grad_norm_(parameters, recipe.clip_norm)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        for name, ema in run.emas.items():
+            ema.update(run.raw[name])
+
+    def _rng(self, run: _Run, purpose: str, micro: int, shards: int, rows: int) -> BatchRng:
+        return BatchRng(
+            mix_seed(self.seed, purpose, run.step),
+            rows,
+            shard=micro * run.accelerator.num_processes + run.accelerator.process_index,
+            num_shards=shards,
+            device=run.accelerator.device,
+        )
+
+    def _augment(
+        self, run: _Run, batch: Batch, micro: int, shards: int
+    ) -> tuple[Tensor, Tensor | None]:
+        device = run.accelerator.device
+        x0 = batch.x0.to(device, non_blocking=True)
+        if run.data.flip:
+            mirror = self._rng(run, "flip", micro, shards, len(x0)).integers(2).bool()
+            x0 = torch.where(mirror[:, None, None, None], x0.flip(-1), x0)
+        label = None if batch.label is None else batch.label.to(device, non_blocking=True)
+        return x0, label
+
+    def _count(self, run: _Run, phase: str, total: Tensor, parts: dict[str, Tensor]) -> None:
+        """Add to running sums and note the first step with a bad loss, without a device sync."""
+        for name, value in parts.items():
+            key = f"{phase}/{name}"
+            run.sums[key] = run.sums.get(key, torch.zeros_like(value)) + value
+            run.sums[f"{key}#"] = run.sums.get(f"{key}#", torch.zeros_like(value)) + 1
+        step = torch.full_like(total, run.step, dtype=torch.int64)
+        never = torch.full_like(step, -1)
+        previous = never if run.first_bad is None else run.first_bad
+        is_new = (previous < 0) & ~torch.isfinite(total)
+        run.first_bad = torch.where(is_new, step, previous)
+
+    def _log(
+        self, run: _Run, started: float, first: int, report: Callable[[Progress], None] | None
+    ) -> None:
+        names = sorted(name for name in run.sums if not name.endswith("#"))
+        values: dict[str, float] = {}
+        for name in names:
+            pair = torch.stack([run.sums[name], run.sums[f"{name}#"]])
+            total, count = run.accelerator.reduce(pair, "sum").tolist()
+            values[name] = total / count
+        run.sums.clear()
+        speed = (run.step - first) * self.batch_size / max(time.monotonic() - started, 1e-9)
+        left = (self.num_steps - run.step) * self.batch_size / speed
+        images = run.step * self.batch_size
+        if not run.accelerator.is_main_process:
+            return
+        line = {"step": run.step, "images": images, "images_per_second": round(speed, 2), **values}
+        with (run.out / "log.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        if self.trackers:
+            run.accelerator.log({**values, "images_per_second": speed}, step=images)
+        if report is not None:
+            report(Progress(run.step, images, self.num_images, speed, left, values))
+
+    @staticmethod
+    def _agree_to_stop(run: _Run) -> None:
+        """Stop all processes when one of them got a signal."""
+        if run.accelerator.num_processes > 1:
+            flag = torch.tensor([float(run.stopping)], device=run.accelerator.device)
+            run.stopping = bool(run.accelerator.reduce(flag, "sum").item())
+
+    def _save(self, run: _Run, export: Callable[[Path, Method], None] | None) -> None:
+        _raise_if_bad(run)
+        if run.accelerator.is_main_process:
+            tensors = {f"method.{k}": v for k, v in _named(run.raw)}
+            for name, ema in run.emas.items():
+                tensors |= {f"ema.{name}.{k}": v for k, v in ema.network.state_dict().items()}
+            for phase, optimizer in run.optimizers.items():
+                for i, state in optimizer.state_dict()["state"].items():
+                    tensors |= {f"optimizer.{phase}.{i}.{k}": v for k, v in state.items()}
+            scaler = run.accelerator.scaler
+            header = {
+                "step": run.step,
+                "config": dict(run.config),
+                "ema_updates": {name: ema.num_updates for name, ema in run.emas.items()},
+                "scaler": scaler.state_dict() if scaler is not None else {},
+                "loader": run.loader.state_dict(),
+            }
+            store.write(_checkpoint_path(run.out, run.step), "training", tensors, header)
+            for old in _checkpoints(run.out)[: -self.keep]:
+                old.unlink()
+            if export is not None:
+                with _averaged(run):
+                    export(run.out / "model.safetensors", run.method)
+        run.accelerator.wait_for_everyone()
+
+    def _restore(self, run: _Run, path: Path) -> None:
+        stored = store.read(path, "training")
+        for name, network in run.raw.items():
+            network.load_state_dict(_below(stored.tensors, f"method.{name}."))
+        for name, ema in run.emas.items():
+            ema.network.load_state_dict(_below(stored.tensors, f"ema.{name}."))
+            ema.num_updates = stored.header["ema_updates"][name]
+        for phase, optimizer in run.optimizers.items():
+            _restore_optimizer(optimizer, _below(stored.tensors, f"optimizer.{phase}."))
+        if run.accelerator.scaler is not None and stored.header["scaler"]:
+            run.accelerator.scaler.load_state_dict(stored.header["scaler"])
+        run.loader.load_state_dict(stored.header["loader"])
+        run.step = stored.header["step"]
+
+    def _draw(self, run: _Run) -> None:
+        """Write a grid of samples of the averaged networks, the same noise every time."""
+        if run.accelerator.is_main_process and len(run.data.event_shape) == 3:
+            with _averaged(run):
+                drawn = sample_indices(
+                    run.method, run.data.event_shape, range(self.num_samples), seed=self.seed
+                )
+                images = torch.cat([to_uint8(x) for x, _ in drawn])
+            name = f"{run.step * self.batch_size:012d}.png"
+            save_png(run.out / "samples" / name, images)
+        run.accelerator.wait_for_everyone()
+
+
+class _EndTrackers:
+    """Closes the trackers at the end, also after an error."""
+
+    def __init__(self, accelerator: Any) -> None:
+        self.close = accelerator.end_training
+
+
+@contextlib.contextmanager
+def _signals(run: _Run) -> Iterator[None]:
+    """SIGTERM and SIGINT ask the loop to save and stop."""
+
+    def stop(signum: int, frame: Any) -> None:
+        run.stopping = True
+
+    try:
+        previous = {s: signal.signal(s, stop) for s in (signal.SIGTERM, signal.SIGINT)}
+    except ValueError:  # not the main thread, where signals cannot be handled
+        previous = {}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _averaged(run: _Run) -> Iterator[None]:
+    """Put the averaged networks in place of the trained ones."""
+    trained = {name: getattr(run.method, name) for name in run.emas}
+    for name, ema in run.emas.items():
+        setattr(run.method, name, ema.network)
+    run.method.eval()
+    try:
+        yield
+    finally:
+        run.method.train()
+        for name, network in trained.items():
+            run.emas[name].network.eval()
+            setattr(run.method, name, network)
+
+
+def _named(networks: Mapping[str, nn.Module]) -> Iterator[tuple[str, Tensor]]:
+    for name, network in networks.items():
+        for key, value in network.state_dict().items():
+            yield f"{name}.{key}", value
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Load moments, in the memory layout of their parameters."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        index, key = name.split(".")
+        state.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    for parameter, moments in optimizer.state.items():
+        for key, value in moments.items():
+            if value.shape == parameter.shape and value.dim() > 1:
+                moments[key] = torch.empty_like(parameter).copy_(value)
+
+
+def _checkpoint_path(out: Path, step: int) -> Path:
+    return out / "checkpoints" / f"step-{step:09d}.safetensors"
+
+
+def _checkpoints(out: Path) -> list[Path]:
+    """Whole checkpoints, oldest first; files being written have other names."""
+    return sorted((out / "checkpoints").glob("step-*.safetensors"))
+
+
+def _raise_if_bad(run: _Run) -> None:
+    if run.first_bad is not None and int(run.first_bad) >= 0:
+        raise NumericalError(
+            f"the loss is not finite at step {int(run.first_bad)}; the last checkpoint in "
+            f"{run.out / 'checkpoints'} is good: lower the learning rate or take precision fp32 "
+            "or bf16, and --resume"
+        )

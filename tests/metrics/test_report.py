@@ -1,0 +1,151 @@
+"""Records and the report: counts, floors, names, JSON, refusals."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from trilemma.errors import ConfigError, DataError
+from trilemma.metrics import (
+    DigitFeatures,
+    IdentityFeatures,
+    Record,
+    check_comparable,
+    evaluate,
+    evaluate_features,
+    frechet_distance,
+    from_json,
+    gaussian_stats,
+    mnist_reference,
+    to_json,
+)
+
+NAMES = ["fd_identity", "kd_identity", "precision", "recall", "density", "coverage"]
+
+
+def draw(n, d=4, seed=0):
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
+
+
+def by_name(records):
+    return {record.name: record for record in records}
+
+
+def report(fake, real, **options):
+    return by_name(evaluate_features(fake, real, IdentityFeatures(), split="test", **options))
+
+
+def test_records_state_their_protocol():
+    records = report(draw(50), draw(120, seed=1))
+    assert list(records) == NAMES
+    distance = records["fd_identity"]
+    assert (distance.num_fake, distance.num_real, distance.split) == (50, 120, "test")
+    assert (records["recall"].num_fake, records["recall"].num_real) == (50, 50)
+    assert [r.lower_is_better for r in records.values()] == [True, True, False, False, False, False]
+    assert "no weights" not in distance.note
+    assert distance.error is not None
+
+
+def test_value_is_the_distance_and_floor_that_of_real_sets():
+    fake, real, extra = draw(50) + 1, draw(120, seed=1), draw(80, seed=2)
+    record = report(fake, real, floor_real=extra)["fd_identity"]
+    truth = frechet_distance(gaussian_stats(fake), gaussian_stats(real))
+    assert record.value == pytest.approx(truth)
+    assert (record.floor_num_fake, record.floor_num_real) == (50, 120)
+    assert record.floor < 0.2 * record.value
+
+
+def test_floor_by_split_is_disjoint_and_states_its_sizes():
+    real = draw(100, seed=1)
+    record = report(draw(30), real)["fd_identity"]
+    assert (record.floor_num_fake, record.floor_num_real) == (30, 70)
+    many = report(draw(300), real)["fd_identity"]
+    assert (many.floor_num_fake, many.floor_num_real) == (50, 50)
+    assert record.floor > 0  # overlapping halves would push it towards zero
+
+
+def test_a_perfect_sampler_scores_its_floor():
+    gaps = []
+    for seed in range(0, 60, 3):
+        records = report(
+            draw(60, seed=seed), draw(60, seed=seed + 1), floor_real=draw(60, seed=seed + 2)
+        )
+        gaps.append(records["fd_identity"].value / records["fd_identity"].floor)
+    assert sum(map(math.log, gaps)) / len(gaps) == pytest.approx(0.0, abs=0.25)
+
+
+def test_too_few_samples_for_the_covariance_are_noted():
+    record = report(draw(20, 30), draw(40, 30, 1))["fd_identity"]
+    assert "rank-deficient covariance: 20 samples for 30 features" in record.note
+    assert record.error is None
+    assert "rank" not in report(draw(40), draw(40, seed=1))["fd_identity"].note
+
+
+def test_precision_without_coverage_is_marked():
+    real = draw(200)
+    copies, fair = report(real[:4].repeat(50, 1), real), report(draw(200, seed=1), real)
+    assert copies["precision"].value == 1.0
+    for name, marked in (("precision", True), ("density", True), ("recall", False)):
+        assert ("do not read it as quality" in copies[name].note) == marked
+        assert "do not read it as quality" not in fair[name].note
+
+
+def test_same_seed_same_report():
+    fake, real = draw(60), draw(90, seed=1)
+    assert report(fake, real) == report(fake, real)
+    assert report(fake, real, seed=1) != report(fake, real)
+
+
+def test_digits_end_to_end():
+    reference = mnist_reference()
+    real, fake = reference.images[::2], reference.images[1::2]
+    good = by_name(evaluate(fake, real, DigitFeatures(), split="test"))
+    bad = by_name(evaluate(fake.roll(3, 3), real, DigitFeatures(), split="test"))
+    assert bad["fd_digits"].value > good["fd_digits"].value + 3 * bad["fd_digits"].error
+    assert abs(good["kd_digits"].value) < 3 * good["kd_digits"].error
+    assert bad["precision"].value < good["precision"].value
+    assert good["fd_digits"].weights_sha256 == DigitFeatures().weights_sha256
+
+
+def test_json_round_trip():
+    records = evaluate_features(draw(30), draw(40, seed=1), IdentityFeatures(), split="val")
+    text = to_json(records)
+    assert from_json(text) == records
+    assert json.loads(text)[0]["split"] == "val"
+
+
+def test_json_has_no_nan():
+    record = next(iter(report(draw(30), draw(40, seed=1)).values()))
+    bad = Record(**{**record.to_dict(), "value": math.inf, "error": math.nan})
+    assert json.loads(to_json([bad]), parse_constant=pytest.fail)[0]["value"] is None
+    assert math.isnan(from_json(to_json([bad]))[0].value)
+
+
+def test_unequal_protocols_are_not_compared():
+    records = report(draw(30), draw(40, seed=1))
+    check_comparable(records["recall"], records["recall"])
+    other = Record(**{**records["recall"].to_dict(), "num_fake": 29})
+    with pytest.raises(ConfigError, match="num_fake is 30 and 29"):
+        check_comparable(records["recall"], other)
+    with pytest.raises(ConfigError, match="name is 'recall' and 'density'"):
+        check_comparable(records["recall"], records["density"])
+
+
+def test_errors():
+    with pytest.raises(ConfigError, match="split is empty"):
+        evaluate_features(draw(30), draw(30), IdentityFeatures(), split="")
+    with pytest.raises(DataError, match="too few to split"):
+        report(draw(30), draw(20))
+    with pytest.raises(DataError, match="at least 12"):
+        report(draw(5), draw(30))
+    with pytest.raises(DataError, match="wide"):
+        report(draw(30, 3), draw(30, 4))
+    with pytest.raises(DataError, match="not valid JSON"):
+        from_json("{")
+    with pytest.raises(DataError, match="list of objects"):
+        from_json("{}")
+    with pytest.raises(DataError, match="unknown fields colour"):
+        from_json('[{"colour": 1}]')
+    with pytest.raises(DataError, match="incomplete"):
+        from_json('[{"name": "fid"}]')
