@@ -188,7 +188,7 @@ def _check_shapes(method: Any, data: Any) -> None:
     if expected != found:
         raise ConfigError(
             f"the networks take data of shape {expected}, the data have {found}: set "
-            "--data.image_size and --data.channels, or --method.generator.image_size and in_channels"
+            "--data.image_size and --data.channels, or image_size and in_channels of the networks"
         )
 
 
@@ -328,13 +328,18 @@ def _gather(images: Tensor, world: int) -> Tensor:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
+    import torch
+
     from trilemma.checkpoints.store import write_bytes
     from trilemma.evaluation import evaluate_samples, read_npz, reference_data
     from trilemma.metrics import to_json
 
     is_file = options.model.endswith(".npz")
     samples = read_npz(options.model) if is_file else _load(options)
-    shape = tuple(samples.shape[1:]) if is_file else samples.event_shape
+    if isinstance(samples, torch.Tensor):
+        shape = tuple(samples.shape[1:])
+    else:
+        shape = samples.event_shape
     data = reference_data(options.data, options.split, shape)
     with _bar("sampling", options.num) as progress:
         records = evaluate_samples(
@@ -386,8 +391,14 @@ def _convert(options: argparse.Namespace) -> int:
 
 def _demo(options: argparse.Namespace) -> int:
     from trilemma.images import save_png, to_uint8
-    from trilemma.metrics import DigitFeatures, classify, frechet_distance, gaussian_stats
-    from trilemma.metrics import metric_key, mnist_reference
+    from trilemma.metrics import (
+        DigitFeatures,
+        classify,
+        frechet_distance,
+        gaussian_stats,
+        metric_key,
+        mnist_reference,
+    )
     from trilemma.pipeline import bundled_models, load
 
     if not bundled_models():

@@ -153,7 +153,7 @@ def build_method(config: Mapping[str, Any]) -> Method:
 
 def sampling_config(config: Mapping[str, Any]) -> Config:
     """Return a method's entry without the networks that only training needs."""
-    cls = _classes()[config["class_path"]]
+    cls: Any = _classes()[config["class_path"]]
     trained = {name for names in cls.phases.values() for name in names}
     arguments = dict(config["init_args"])
     for name in trained - set(cls.averaged):
@@ -275,7 +275,12 @@ def _own_error(error: BaseException | None) -> TrilemmaError | None:
 def _one_line(error: Exception) -> str:
     """The telling lines of a parser's error, joined."""
     lines = [line.strip(" -") for line in str(error).splitlines()]
-    noise = ("Subtypes:", "Errors:", "Does not validate", "Expected a <class 'NoneType'>")
+    noise: tuple[str, ...] = (
+        "Subtypes:",
+        "Errors:",
+        "Does not validate",
+        "Expected a <class 'NoneType'>",
+    )
     noise += ("Given value type", "Problem with given class_path")
     kept = [line for line in lines if line and not line.startswith(noise)]
     return " ".join(kept).split(" Given value: {")[0]

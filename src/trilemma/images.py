@@ -22,7 +22,9 @@ def to_uint8(images: Tensor) -> Tensor:
     return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
-def grid_image(images: Tensor, columns: int | None = None, margin: int = 2, scale: int = 1):
+def grid_image(
+    images: Tensor, columns: int | None = None, margin: int = 2, scale: int = 1
+) -> PILImage.Image:
     """Arrange uint8 images (b, c, h, w) in a near-square grid on white.
 
     Args:

@@ -19,6 +19,7 @@ from trilemma.checkpoints import store
 from trilemma.config import build_method, sampling_config
 from trilemma.errors import CheckpointError, ConfigError, nearest
 from trilemma.methods import Method
+from trilemma.methods.base import channels_last
 from trilemma.sampling import sample_indices
 
 __all__ = ["Pipeline", "bundled_models", "load", "save_pipeline"]
@@ -42,7 +43,7 @@ class Pipeline:
         class_names: tuple[str, ...] = (),
         card: Mapping[str, Any] | None = None,
     ) -> None:
-        self.method = method.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        self.method = channels_last(method.eval().requires_grad_(False))
         self.event_shape, self.class_names = tuple(event_shape), tuple(class_names)
         self.card = dict(card or {})
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ __all__ = ["BatchRng", "Rng", "SampleRng", "mix_seed"]
 _MASK = 2**64 - 1
 
 
+@runtime_checkable
 class Rng(Protocol):
     """Source of random numbers with one row per sample of the batch at hand."""
 
@@ -59,7 +60,9 @@ class SampleRng:
         device: where numbers are used; they are drawn on the CPU, so that every device agrees.
     """
 
-    def __init__(self, seed: int, indices: Sequence[int], device: torch.device | str = "cpu"):
+    def __init__(
+        self, seed: int, indices: Sequence[int], device: torch.device | str = "cpu"
+    ) -> None:
         self.device = torch.device(device)
         self.generators = [torch.Generator().manual_seed(mix_seed(seed, i)) for i in indices]
 

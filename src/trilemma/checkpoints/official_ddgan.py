@@ -21,12 +21,20 @@ from torch import Tensor, nn
 from trilemma.errors import CheckpointError
 from trilemma.networks.discriminator import Discriminator
 from trilemma.networks.layers import FIR, AdaptiveGroupNorm, Attention, FourierEmbedding
-from trilemma.networks.ncsnpp import NCSNpp, PlainResample, ResBlock, ResidualInput, SkipInput
+from trilemma.networks.ncsnpp import (
+    Level,
+    NCSNpp,
+    PlainResample,
+    ResBlock,
+    ResidualInput,
+    SkipInput,
+)
 
 __all__ = [
     "Link",
     "build_discriminator",
     "build_generator",
+    "describe",
     "discriminator_links",
     "export_state",
     "generator_links",
@@ -44,34 +52,45 @@ def build_generator(args: Mapping[str, Any]) -> NCSNpp:
     Raises:
         CheckpointError: if an argument is missing or describes a network that never ran.
     """
+    return NCSNpp(**describe(args))
+
+
+def describe(args: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of ``NCSNpp`` that the official arguments stand for.
+
+    Raises:
+        CheckpointError: if an argument is missing or describes a network that never ran.
+    """
     get = _Arguments(args)
     if get("progressive", "none") == "residual":
         raise CheckpointError("progressive='residual' never ran officially; no weights exist")
     if get("resblock_type", "biggan") == "ddpm" and get("resamp_with_conv", True):
         raise CheckpointError("resblock_type='ddpm' needs resamp_with_conv=False, as officially")
-    return NCSNpp(
-        get("image_size"),
-        get("num_channels", 3),
-        channels=get("num_channels_dae"),
-        channel_mult=tuple(get("ch_mult")),
-        num_res_blocks=get("num_res_blocks", 2),
-        attention_resolutions=tuple(get("attn_resolutions", (16,))),
-        dropout=get("dropout", 0.0),
-        block=get("resblock_type", "biggan"),
-        resample="fir" if get("fir", True) else "mean",
-        fir_kernel=tuple(get("fir_kernel", (1, 3, 3, 1))),
-        skip_rescale=get("skip_rescale", True),
-        input_pyramid=get("progressive_input", "residual"),
-        combine=get("progressive_combine", "sum"),
-        output_pyramid=get("progressive", "none"),
-        time_embedding=get("embedding_type", "positional") if get("conditional", True) else "none",
-        fourier_scale=get("fourier_scale", 16.0),
-        code_dim=get("nz"),
-        style_dim=get("z_emb_dim"),
-        num_mapping_layers=get("n_mlp") + 1,
-        rescale_input=not get("centered", True),
-        tanh=not get("not_use_tanh", False),
-    )
+    return {
+        "image_size": get("image_size"),
+        "in_channels": get("num_channels", 3),
+        "channels": get("num_channels_dae"),
+        "channel_mult": list(get("ch_mult")),
+        "num_res_blocks": get("num_res_blocks", 2),
+        "attention_resolutions": list(get("attn_resolutions", (16,))),
+        "dropout": get("dropout", 0.0),
+        "block": get("resblock_type", "biggan"),
+        "resample": "fir" if get("fir", True) else "mean",
+        "fir_kernel": list(get("fir_kernel", (1, 3, 3, 1))),
+        "skip_rescale": get("skip_rescale", True),
+        "input_pyramid": get("progressive_input", "residual"),
+        "combine": get("progressive_combine", "sum"),
+        "output_pyramid": get("progressive", "none"),
+        "time_embedding": (
+            get("embedding_type", "positional") if get("conditional", True) else "none"
+        ),
+        "fourier_scale": get("fourier_scale", 16.0),
+        "code_dim": get("nz"),
+        "style_dim": get("z_emb_dim"),
+        "num_mapping_layers": get("n_mlp") + 1,
+        "rescale_input": not get("centered", True),
+        "tanh": not get("not_use_tanh", False),
+    }
 
 
 def build_discriminator(args: Mapping[str, Any]) -> Discriminator:
@@ -117,8 +136,10 @@ def load_discriminator(state_dict: StateDict, args: Mapping[str, Any]) -> Discri
 
 def export_state(network: NCSNpp | Discriminator) -> dict[str, Tensor]:
     """Return the weights under their official names and layouts; the inverse of loading."""
-    is_generator = isinstance(network, NCSNpp)
-    links = generator_links(network) if is_generator else discriminator_links(network)
+    if isinstance(network, NCSNpp):
+        links = generator_links(network)
+    else:
+        links = discriminator_links(network)
     state = network.state_dict()
     return {name: part for link in links for name, part in link.split(state[link.ours])}
 
@@ -144,10 +165,10 @@ class Link:
             parts = [part.T for part in parts]
         joined = torch.cat(parts)
         if joined.numel() != shape.numel() or joined.shape[0] != shape[0]:
+            found = list(official[self.theirs[0]].shape)
             raise CheckpointError(
-                f"tensor {self.theirs[0]!r} has shape {list(official[self.theirs[0]].shape)}, which "
-                f"does not fit {self.ours!r} of shape {list(shape)}: the arguments describe "
-                "another network"
+                f"tensor {self.theirs[0]!r} has shape {found}, which does not fit {self.ours!r} of "
+                f"shape {list(shape)}: the arguments describe another network"
             )
         return joined.reshape(shape)
 
@@ -209,13 +230,13 @@ def _in_order(network: NCSNpp) -> Iterator[nn.Module]:
         yield network.time.linear1
         yield network.time.linear2
     yield network.stem
-    for level in network.down:
+    for level in Level.of(network.down):
         for i, block in enumerate(level.blocks):
             yield block
             yield from list(level.attentions)[i : i + 1]
         yield from _present(level.resample, level.pyramid)
     yield from network.middle
-    for level in network.up:
+    for level in Level.of(network.up):
         yield from level.blocks
         yield from level.attentions
         if level.pyramid is not None:

@@ -61,7 +61,9 @@ def write_bytes(path: Path, payload: bytes) -> None:
         raise CheckpointError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def write(path: Path | str, kind: str, tensors: Mapping[str, Tensor], header: Mapping[str, Any]):
+def write(
+    path: Path | str, kind: str, tensors: Mapping[str, Tensor], header: Mapping[str, Any]
+) -> None:
     """Write tensors and header atomically.
 
     Args:

@@ -66,6 +66,11 @@ class Method(nn.Module, ABC):
     def num_classes(self) -> int:
         """Class labels that sampling takes; 0 for none."""
 
+    @property
+    @abstractmethod
+    def event_shape(self) -> tuple[int, ...]:
+        """Shape of one datum that the networks take."""
+
     def phase_networks(self, phase: str) -> list[nn.Module]:
         """Networks that a phase trains."""
         return [getattr(self, name) for name in self.phases[phase]]
@@ -81,6 +86,14 @@ class Method(nn.Module, ABC):
         """Tensors that sampling needs, named as in ``state_dict``."""
         names = tuple(f"{name}." for name in self.averaged)
         return {k: v for k, v in self.state_dict().items() if k.startswith(names)}
+
+
+def channels_last(method: Method) -> Method:
+    """Lay convolution weights out with channels last, in place, and return the method."""
+    for parameter in method.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return method
 
 
 def prior_sample(process: LinearSDE, event: tuple[int, ...], rng: Rng) -> Tensor:

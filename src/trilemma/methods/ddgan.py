@@ -21,7 +21,7 @@ GANs, 2022.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -79,35 +79,44 @@ class DDGAN(Method):
         self.generator, self.discriminator = generator, discriminator
         self.process, self.default_steps, self.t_min = process, num_steps, t_min
         self.r1_weight, self.r1_every = r1_weight, r1_every
-        grid = uniform_grid(num_steps, t_min).flip(0)
-        marginal = process.marginal(grid[:-1], t_min)
-        step = process.transition(grid[:-1], grid[1:])
-        posterior = process.posterior(grid[1:], grid[:-1], t_min)
-        self.register_buffer("_grid", grid, persistent=False)
-        for name, record in (("marginal", marginal), ("step", step), ("posterior", posterior)):
-            for key, value in record._asdict().items():
-                self.register_buffer(f"_{name}_{key}", value, persistent=False)
+        self._times = uniform_grid(num_steps, t_min).flip(0)
+        early, late = self._times[:-1], self._times[1:]
+        cpu = torch.device("cpu")
+        self._tables: dict[tuple[str, torch.device], list[Tensor]] = {
+            ("marginal", cpu): list(process.marginal(early, t_min)),
+            ("transition", cpu): list(process.transition(early, late)),
+            ("posterior", cpu): list(process.posterior(late, early, t_min)),
+        }
 
     @property
     def num_classes(self) -> int:
         """Class labels that the generator takes; 0 for none."""
-        return int(_attribute(self.generator, "num_classes"))
+        return _unwrap(self.generator).num_classes
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """Shape of one datum that the generator takes."""
+        return _unwrap(self.generator).event_shape
 
     def marginal(self, step: Steps) -> Transition:
         """Kernel from clean data to the cleaner state of each step, blocks (b, 1, 1)."""
-        return Transition(self._marginal_mean_matrix[step], self._marginal_cov[step])
+        return Transition(*self._rows("marginal", step))
 
     def transition(self, step: Steps) -> Transition:
         """Kernel from the cleaner to the noisier state of each step, blocks (b, 1, 1)."""
-        return Transition(self._step_mean_matrix[step], self._step_cov[step])
+        return Transition(*self._rows("transition", step))
 
     def posterior(self, step: Steps) -> Posterior:
         """Law of the cleaner state given the noisier one and clean data, blocks (b, 1, 1)."""
-        return Posterior(
-            self._posterior_on_origin[step],
-            self._posterior_on_later[step],
-            self._posterior_cov[step],
-        )
+        return Posterior(*self._rows("posterior", step))
+
+    def _rows(self, name: str, step: Steps) -> list[Tensor]:
+        """Rows of a coefficient table, copied once to each device."""
+        key = (name, step.device)
+        if key not in self._tables:
+            record = self._tables[name, torch.device("cpu")]
+            self._tables[key] = [table.to(step.device) for table in record]
+        return [table[step] for table in self._tables[key]]
 
     def real_pair(self, x0: Event, step: Steps, rng: Rng) -> tuple[State, State]:
         """Draw (u_s, u_t) along the forward chain: two independent noises, not two marginals."""
@@ -119,7 +128,7 @@ class DDGAN(Method):
 
     def fake(self, u_t: State, step: Steps, label: Labels | None, rng: Rng) -> State:
         """Draw a denoised state u_s from the model, given the noisier one."""
-        code = rng.normal(int(_attribute(self.generator, "code_dim"))).to(u_t)
+        code = rng.normal(_unwrap(self.generator).code_dim).to(u_t)
         u_0 = self.generator(u_t[:, 0], step, code, label)[:, None].to(u_t)
         return self.posterior(step).sample(u_0, u_t, rng.normal(*u_t.shape[1:]).to(u_t))
 
@@ -164,7 +173,7 @@ class DDGAN(Method):
 
     def denoiser(self, label: Labels | None = None) -> GeneratorDenoiser:
         """Return the generator as samplers see it."""
-        return GeneratorDenoiser(self.generator, self.process, self._grid.cpu(), label)
+        return GeneratorDenoiser(self.generator, self.process, self._times, label)
 
     def grid(self, num_steps: int | None = None) -> Times:
         """Return the T-step grid from t = 1 down to t_min.
@@ -177,9 +186,9 @@ class DDGAN(Method):
                 f"this denoising diffusion GAN was trained on {self.default_steps} steps and "
                 f"cannot sample in {num_steps}: leave the number of steps out, or train another"
             )
-        return self._grid.cpu().flip(0)
+        return self._times.flip(0)
 
 
-def _attribute(network: nn.Module, name: str) -> int:
-    """Read a network's attribute through wrappers for parallel training."""
-    return getattr(getattr(network, "module", network), name)
+def _unwrap(network: nn.Module) -> Any:
+    """The network itself, without a wrapper for parallel training."""
+    return getattr(network, "module", network)

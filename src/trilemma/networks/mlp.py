@@ -48,7 +48,7 @@ class PointGenerator(nn.Module):
         embed_dim: int = 16,
     ) -> None:
         super().__init__()
-        self.code_dim, self.num_classes = code_dim, 0
+        self.code_dim, self.num_classes, self.event_shape = code_dim, 0, (dim,)
         self.embed = SinusoidalEmbedding(embed_dim)
         self.layers = _MLP(dim + embed_dim + code_dim, dim, width, num_layers)
 

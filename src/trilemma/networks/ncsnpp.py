@@ -19,7 +19,9 @@ the way to afford it on a CPU.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -164,10 +166,15 @@ class Level(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList()
-        self.attentions = nn.ModuleList()
-        self.pyramid: nn.Module | None = None
-        self.resample: nn.Module | None = None
+        self.blocks: nn.ModuleList = nn.ModuleList()
+        self.attentions: nn.ModuleList = nn.ModuleList()
+        self.pyramid: Any = None
+        self.resample: Any = None
+
+    @staticmethod
+    def of(levels: nn.ModuleList) -> Iterator[Level]:
+        """Iterate over levels with their type."""
+        return (level for level in levels if isinstance(level, Level))
 
 
 class TimeEmbedding(nn.Module):
@@ -190,7 +197,7 @@ class Mapping(nn.Sequential):
     def __init__(self, code_dim: int, style_dim: int, num_layers: int) -> None:
         widths = [code_dim] + [style_dim] * num_layers
         layers: list[nn.Module] = [PixelNorm()]
-        for inputs, outputs in zip(widths[:-1], widths[1:], strict=True):
+        for inputs, outputs in pairwise(widths):
             layers += [linear(inputs, outputs, fan="out"), nn.SiLU()]
         super().__init__(*layers)
 
@@ -273,6 +280,7 @@ class NCSNpp(nn.Module):
                 f"{halvings} for the {len(channel_mult)} levels of channel_mult; pad or resize"
             )
         self.code_dim, self.num_classes = code_dim, num_classes
+        self.event_shape = (in_channels, image_size, image_size)
         self.rescale_input, self.tanh, self.patch_size = rescale_input, tanh, patch_size
         self._rescale, self._block, self._dropout = skip_rescale, block, dropout
         self._style_dim = style_dim if code_dim else 0
@@ -425,7 +433,7 @@ class NCSNpp(nn.Module):
     def _descend(self, x: Image, cond: Conditioning) -> tuple[Image, list[Image]]:
         pyramid, h = x, self.stem(x)
         skips = [h]
-        for level in self.down:
+        for level in Level.of(self.down):
             for i, block in enumerate(level.blocks):
                 h = block(h, cond)
                 if level.attentions:
@@ -440,7 +448,7 @@ class NCSNpp(nn.Module):
 
     def _ascend(self, h: Image, skips: list[Image], cond: Conditioning) -> Image:
         pyramid: Tensor | None = None
-        for level in self.up:
+        for level in Level.of(self.up):
             for block in level.blocks:
                 h = block(torch.cat([h, skips.pop()], dim=1), cond)
             for attention in level.attentions:

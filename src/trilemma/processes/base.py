@@ -179,7 +179,7 @@ class LinearSDE(ABC):
             ConfigError: unless origin <= s < t.
         """
         t, s = torch.broadcast_tensors(as_times(t), as_times(s))
-        if not bool((s < t).all()):
+        if not (t - s).min() > 0:
             raise ConfigError(f"a posterior goes back in time: s < t is needed, got s={s}, t={t}")
         early = self.transition(as_times(origin), s)
         late = self.transition(s, t)
@@ -201,10 +201,10 @@ class LinearSDE(ABC):
 
     @staticmethod
     def _ordered(s: Times | float, t: Times | float) -> tuple[Tensor, Tensor]:
-        s, t = torch.broadcast_tensors(as_times(s), as_times(t))
-        if not bool((s <= t).all()):
+        early, late = torch.broadcast_tensors(as_times(s), as_times(t))
+        if not bool(torch.all(early <= late)):
             raise ConfigError(f"a transition goes forward in time: s <= t, got s={s}, t={t}")
-        return s, t
+        return early, late
 
 
 def _kron(a: Tensor, b: Tensor) -> Tensor:

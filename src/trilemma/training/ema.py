@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from trilemma.errors import ConfigError
 
@@ -41,8 +41,8 @@ class EMA:
         decay = self.decay if self.num_updates else 0.0
         if self.warmup:
             decay = min(decay, (1 + self.num_updates) / (10 + self.num_updates))
-        ours, theirs = list(self.network.parameters()), list(network.parameters())
-        torch._foreach_lerp_(ours, theirs, 1 - decay)
+        ours: list[Tensor] = list(self.network.parameters())
+        torch._foreach_lerp_(ours, list[Tensor](network.parameters()), 1 - decay)
         for mine, its in zip(self.network.buffers(), network.buffers(), strict=True):
             mine.copy_(its)
         self.num_updates += 1

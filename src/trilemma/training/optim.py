@@ -61,10 +61,14 @@ class Adam:
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """Return the optimiser of these parameters at the initial rate."""
-        settings = {"lr": self.lr, "betas": self.adam_betas, "eps": self.eps}
-        if self.weight_decay:
-            return torch.optim.AdamW(parameters, weight_decay=self.weight_decay, **settings)
-        return torch.optim.Adam(parameters, **settings)
+        kind = torch.optim.AdamW if self.weight_decay else torch.optim.Adam
+        return kind(
+            parameters,
+            lr=self.lr,
+            betas=self.adam_betas,
+            eps=self.eps,
+            weight_decay=self.weight_decay,
+        )
 
     def rate(self, images: int) -> float:
         """Learning rate after ``images`` images were seen."""

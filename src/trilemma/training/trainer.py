@@ -28,7 +28,7 @@ from trilemma.checkpoints import store
 from trilemma.data import Batch, Batches, Data, batches
 from trilemma.errors import CheckpointError, ConfigError, NumericalError
 from trilemma.images import save_png, to_uint8
-from trilemma.methods.base import Method
+from trilemma.methods.base import Method, channels_last
 from trilemma.rng import BatchRng, mix_seed
 from trilemma.sampling import sample_indices
 from trilemma.training.ema import EMA
@@ -108,7 +108,7 @@ class Trainer:
         ema_decay: float = 0.9999,
         ema_warmup: bool = False,
         precision: Precision = "fp32",
-        compile: bool = False,  # noqa: A002 - the recipe's word
+        compile: bool = False,
         log_every: int = 50,
         save_images: int = 500_000,
         keep: int = 2,
@@ -194,7 +194,8 @@ class Trainer:
                 f"{out} already holds a training run: add --resume to continue it, or choose "
                 "another --out"
             )
-        method.to(accelerator.device, memory_format=torch.channels_last).train()
+        method.to(accelerator.device).train()
+        channels_last(method)
         names = {name for phase in method.phases.values() for name in phase}
         raw = {name: getattr(method, name) for name in sorted(names)}
         emas = {

@@ -1,0 +1,141 @@
+"""Turn the files that a method's authors published into model files of this package.
+
+This is the only place that unpickles, and it does so with ``weights_only=True``: tensors, plain
+containers and the one class ``argparse.Namespace``, which some files carry beside the weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trilemma.checkpoints import official_ddgan
+from trilemma.config import resolve
+from trilemma.errors import CheckpointError, ConfigError, nearest
+from trilemma.methods import DDGAN
+from trilemma.pipeline import Pipeline, load, save_pipeline
+from trilemma.processes import VP
+
+__all__ = ["OFFICIAL_DDGAN", "convert_ddgan", "read_torch"]
+
+_UNET256 = {"image_size": 256, "num_channels_dae": 64, "ch_mult": [1, 1, 2, 2, 4, 4], "n_mlp": 3}
+_CODE = {"nz": 100, "z_emb_dim": 256}
+OFFICIAL_DDGAN: dict[str, dict[str, Any]] = {
+    "cifar10": {
+        "image_size": 32,
+        "num_channels_dae": 128,
+        "ch_mult": [1, 2, 2, 2],
+        "n_mlp": 4,
+        "num_timesteps": 4,
+        **_CODE,
+    },
+    "celebahq256": {**_UNET256, **_CODE, "num_timesteps": 2},
+    "lsun-church": {**_UNET256, **_CODE, "num_timesteps": 4},
+}
+"""Arguments of the authors' published commands that differ from their defaults."""
+
+
+def read_torch(path: Path | str) -> Any:
+    """Read a file of ``torch.save`` without executing code from it.
+
+    Raises:
+        CheckpointError: if the file is missing, truncated, or needs other classes.
+    """
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"cannot read weights from {path}: {reason}") from error
+
+
+def convert_ddgan(checkpoint: Path | str, config: str, out: Path | str) -> Pipeline:
+    """Convert a generator of the authors of denoising diffusion GANs.
+
+    Args:
+        checkpoint: ``netG_*.pth`` (averaged weights) or ``content.pth`` (whose averages are
+            recovered from the optimiser's state).
+        config: "cifar10", "celebahq256", "lsun-church", or a JSON file of official arguments.
+        out: model file to write.
+
+    Returns:
+        The model, as loaded from the new file.
+
+    Raises:
+        ConfigError: for an unknown configuration.
+        CheckpointError: if the weights do not fit it.
+    """
+    if Path(out).suffix != ".safetensors":
+        raise ConfigError(f"-o {out}: a model file ends in .safetensors")
+    args = official_arguments(config)
+    stored = read_torch(checkpoint)
+    if not isinstance(stored, Mapping):
+        raise CheckpointError(f"{checkpoint} holds a {type(stored).__name__}, not a state dict")
+    weights = _averaged(stored) if "netG_dict" in stored else dict(stored)
+    generator = official_ddgan.load_generator(weights, args)
+    process = VP(args.get("beta_min", 0.1), args.get("beta_max", 20.0))
+    if args.get("use_geometric", False):
+        raise ConfigError("use_geometric: no published model uses it, and it is not supported")
+    method = DDGAN(generator, None, process, num_steps=args.get("num_timesteps", 4))
+    card = {
+        "summary": f"generator of the authors of denoising diffusion GANs, {Path(config).stem}",
+        "source": "Xiao, Kreis, Vahdat, 2022; the weights keep their authors' licence",
+    }
+    save_pipeline(out, method, _describe(method, args), generator.event_shape, card=card)
+    return load(out)
+
+
+def official_arguments(config: str) -> dict[str, Any]:
+    """Official arguments by name, or from a JSON file.
+
+    Raises:
+        ConfigError: for an unknown name, or a file that is not a JSON object.
+    """
+    if config in OFFICIAL_DDGAN:
+        return OFFICIAL_DDGAN[config]
+    path = Path(config)
+    if path.suffix != ".json":
+        raise ConfigError(f"--config {config!r}: {nearest(config, OFFICIAL_DDGAN)}, or FILE.json")
+    try:
+        args = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read official arguments from {path}: {error}") from error
+    if not isinstance(args, dict):
+        raise ConfigError(f"{path} must hold a JSON object of official arguments")
+    return args
+
+
+def _averaged(content: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Averaged generator weights of a training checkpoint; raw ones where there is no average."""
+    weights = dict(content["netG_dict"])
+    state = content.get("optimizerG", {}).get("state", {})
+    for position, name in enumerate(content["netG_dict"]):
+        if "ema" in state.get(position, {}):
+            weights[name] = state[position]["ema"]
+    return weights
+
+
+def _describe(method: DDGAN, args: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration entry that builds this method again."""
+    entry = {
+        "class_path": "DDGAN",
+        "init_args": {
+            "generator": {"class_path": "NCSNpp", "init_args": official_ddgan.describe(args)},
+            "process": {
+                "class_path": "VP",
+                "init_args": {
+                    "beta_min": args.get("beta_min", 0.1),
+                    "beta_max": args.get("beta_max", 20.0),
+                },
+            },
+            "num_steps": method.default_steps,
+        },
+    }
+    return resolve({"method": entry})["method"]
