@@ -328,18 +328,14 @@ def _gather(images: Tensor, world: int) -> Tensor:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    import torch
-
     from trilemma.checkpoints.store import write_bytes
     from trilemma.evaluation import evaluate_samples, read_npz, reference_data
     from trilemma.metrics import to_json
+    from trilemma.pipeline import Pipeline
 
     is_file = options.model.endswith(".npz")
     samples = read_npz(options.model) if is_file else _load(options)
-    if isinstance(samples, torch.Tensor):
-        shape = tuple(samples.shape[1:])
-    else:
-        shape = samples.event_shape
+    shape = samples.event_shape if isinstance(samples, Pipeline) else tuple(samples.shape[1:])
     data = reference_data(options.data, options.split, shape)
     with _bar("sampling", options.num) as progress:
         records = evaluate_samples(

@@ -66,12 +66,19 @@ class DiscriminatorBlock(nn.Module):
     """Two activated 3 x 3 convolutions around the time embedding, optional halving, shortcut."""
 
     def __init__(
-        self, inputs: int, outputs: int, embed_dim: int, down: bool, resampler: Resampler
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        embed_dim: int,
+        down: bool,
+        resampler: Resampler,
+        branch_scale: float = 0.0,
     ) -> None:
         super().__init__()
         self.conv1 = conv(inputs, outputs, fan="out")
         self.time = linear(embed_dim, outputs, fan="out")
-        self.conv2 = conv(outputs, outputs, scale=0.0, fan="out")
+        self.conv2 = conv(outputs, outputs, scale=branch_scale, fan="out")
         self.shortcut = conv(inputs, outputs, 1, fan="out", bias=False)
         self.resampler, self.down = resampler, down
 
@@ -93,7 +100,10 @@ class Discriminator(nn.Module):
         downs: which blocks halve the resolution, as many as ``widths``.
         embed_dim: size of the step embedding.
         stem_width: width after the first 1 x 1 convolution, in units of ``channels``.
+        branch_scale: initial variance scale of the last convolution of each block.
         final_scale: initial variance scale of the last convolution.
+        mean_pool: average over pixels at the end, not sum. Summing, as published, multiplies the
+            logits' common offset; with few steps to train, averaging learns far sooner.
         resample: "fir" or "mean".
         num_classes: class labels; 0 for an unconditional discriminator.
         patch_size: space-to-depth factor of the input, 1 for none.
@@ -113,7 +123,9 @@ class Discriminator(nn.Module):
         downs: Sequence[bool] = tuple(down for _, down in SMALL),
         embed_dim: int = 256,
         stem_width: int = 2,
+        branch_scale: float = 0.0,
         final_scale: float = 0.0,
+        mean_pool: bool = False,
         resample: str = "fir",
         num_classes: int = 0,
         patch_size: int = 1,
@@ -121,7 +133,7 @@ class Discriminator(nn.Module):
         super().__init__()
         if len(widths) != len(downs):
             raise ConfigError(f"widths={list(widths)} and downs={list(downs)} differ in length")
-        self.num_classes, self.patch_size = num_classes, patch_size
+        self.num_classes, self.patch_size, self.mean_pool = num_classes, patch_size, mean_pool
         self.embed = SinusoidalEmbedding(embed_dim)
         self.time1 = linear(embed_dim, embed_dim, fan="out")
         self.time2 = linear(embed_dim, embed_dim, fan="out")
@@ -130,7 +142,14 @@ class Discriminator(nn.Module):
         sizes = [stem_width * channels] + [width * channels for width in widths]
         self.stem = conv(2 * image_channels * patch_size**2, sizes[0], 1, fan="out")
         self.blocks = nn.ModuleList(
-            DiscriminatorBlock(inputs, outputs, embed_dim, down, resampler)
+            DiscriminatorBlock(
+                inputs,
+                outputs,
+                embed_dim=embed_dim,
+                down=down,
+                resampler=resampler,
+                branch_scale=branch_scale,
+            )
             for inputs, outputs, down in zip(sizes[:-1], sizes[1:], downs, strict=True)
         )
         self.final = conv(sizes[-1] + 1, sizes[-1], scale=final_scale, fan="out")
@@ -179,4 +198,5 @@ class Discriminator(nn.Module):
         for block in self.blocks:
             h = block(h, time)
         h = _leaky(self.final(minibatch_stddev(h)))
-        return self.out(h.sum(dim=(2, 3)))
+        pooled = h.mean(dim=(2, 3)) if self.mean_pool else h.sum(dim=(2, 3))
+        return self.out(pooled)

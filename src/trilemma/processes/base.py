@@ -178,8 +178,8 @@ class LinearSDE(ABC):
         Raises:
             ConfigError: unless origin <= s < t.
         """
-        t, s = torch.broadcast_tensors(as_times(t), as_times(s))
-        if not (t - s).min() > 0:
+        s, t = self._ordered(s, t)
+        if bool(torch.any(s == t)):
             raise ConfigError(f"a posterior goes back in time: s < t is needed, got s={s}, t={t}")
         early = self.transition(as_times(origin), s)
         late = self.transition(s, t)

@@ -1,0 +1,25 @@
+"""Shape checking, one thread, the CPU and no network for the whole suite."""
+
+import os
+
+os.environ.setdefault("ACCELERATE_USE_CPU", "true")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from jaxtyping import install_import_hook
+
+CHECKED = ("processes", "methods", "samplers", "networks", "metrics", "data")
+# Must come before anything imports trilemma: the hook rewrites modules as they are loaded.
+install_import_hook([f"trilemma.{name}" for name in CHECKED], "typechecker.check")
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    """Every test starts from the same global random state."""
+    torch.manual_seed(0)
