@@ -239,9 +239,9 @@ class ExactDenoiser(Denoiser):
 
     def x0(self, u, t, rng):
         gain, offset, factor = self.data.denoising(self.process, float(t), self.origin)
-        eps = rng.normal(self.data.dim).to(u)
+        eps = rng.normal(self.data.dim).double()
         self.nfe += 1
-        return (u[:, 0] @ gain.T + offset + eps @ factor.T)[:, None]
+        return (u[:, 0].double() @ gain.T + offset + eps @ factor.T)[:, None].to(u)
 
 
 class ExactGenerator(nn.Module):

@@ -30,6 +30,7 @@ __all__ = [
     "LabelEmbedding",
     "Mean",
     "PixelNorm",
+    "PointwiseConv",
     "Resampler",
     "SinusoidalEmbedding",
     "StridedConv",
@@ -69,6 +70,29 @@ def linear(inputs: int, outputs: int, *, scale: float = 1.0, fan: Fan = "average
     return layer
 
 
+class PointwiseConv(nn.Conv2d):
+    """1 x 1 convolution.
+
+    On one CPU thread PyTorch sends these through a matrix product that is less than half as fast
+    as oneDNN's convolution, which is called here instead; the result is the same.
+    """
+
+    def __init__(self, inputs: int, outputs: int, bias: bool = True) -> None:
+        super().__init__(inputs, outputs, 1, bias=bias)
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the base class's name
+        """Mix the channels of (b, inputs, h, w)."""
+        return self.mix(input, self.bias)
+
+    def mix(self, x: Image, bias: Tensor | None) -> Image:
+        """Mix channels, with this bias or none."""
+        is_plain = x.device.type == "cpu" and x.dtype == self.weight.dtype == torch.float32
+        if is_plain and torch.backends.mkldnn.is_available() and not torch.compiler.is_compiling():
+            once, none = (1, 1), (0, 0)
+            return torch.mkldnn_convolution(x, self.weight, bias, none, once, once, 1)
+        return F.conv2d(x, self.weight, bias)
+
+
 def conv(
     inputs: int,
     outputs: int,
@@ -79,7 +103,10 @@ def conv(
     bias: bool = True,
 ) -> nn.Conv2d:
     """Shape-preserving square convolution with uniform variance scaling and zero bias."""
-    layer = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=bias)
+    if kernel == 1:
+        layer: nn.Conv2d = PointwiseConv(inputs, outputs, bias)
+    else:
+        layer = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=bias)
     init_uniform_(layer.weight.data, scale, fan)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
@@ -294,15 +321,15 @@ class Attention(nn.Module):
     def __init__(self, channels: int, *, rescale: bool = True) -> None:
         super().__init__()
         self.norm = group_norm(channels)
-        self.query_key_value = linear(channels, 3 * channels)
+        self.query_key_value = conv(channels, 3 * channels, 1)
         for weight in self.query_key_value.weight.data.chunk(3):
             init_uniform_(weight, 0.1)
-        self.out = linear(channels, channels, scale=0.0)
+        self.out = conv(channels, channels, 1, scale=0.0)
         self.gain = math.sqrt(0.5) if rescale else 1.0
 
     def forward(self, x: Image) -> Image:
         """Map (b, c, h, w) to the same shape."""
-        tokens = self.norm(x).flatten(2).mT
-        query, key, value = self.query_key_value(tokens)[:, None].chunk(3, dim=-1)
+        tokens = self.query_key_value(self.norm(x)).flatten(2).mT
+        query, key, value = tokens[:, None].chunk(3, dim=-1)
         mixed = F.scaled_dot_product_attention(query, key, value)[:, 0]
-        return (x + self.out(mixed).mT.unflatten(2, x.shape[2:])) * self.gain
+        return (x + self.out(mixed.mT.unflatten(2, x.shape[2:]))).mul_(self.gain)

@@ -83,7 +83,7 @@ class ResBlock(nn.Module):
         self.conv2 = conv(outputs, outputs, scale=0.0)
         self.is_ddpm, scale = is_ddpm, 0.1 if is_ddpm else 1.0
         needs_projection = inputs != outputs or resample != "none"
-        self.shortcut = conv(inputs, outputs, 1, scale=scale) if needs_projection else None
+        self.shortcut: Any = conv(inputs, outputs, 1, scale=scale) if needs_projection else None
         self.resampler, self.resample = resampler, resample
         self.gain = math.sqrt(0.5) if rescale else 1.0
 
@@ -91,19 +91,26 @@ class ResBlock(nn.Module):
         """Map (b, inputs, h, w) to (b, outputs, h', w')."""
         time, style = cond
         h = F.silu(_normalise(self.norm1, x, style))
-        if self.resample != "none":
-            h, x = self._resampled(h), self._resampled(x)
-        h = self.conv1(h)
+        h = self.conv1(self._resampled(h))
         if self.time is not None and time is not None:
             h = h + self.time(time)[:, :, None, None]
         h = F.silu(_normalise(self.norm2, h, style))
         h = self.conv2(self.dropout(h))
-        if self.shortcut is not None:
-            x = self.shortcut(x)
-        return (x + h) * self.gain
+        return (self._skipped(x) + h).mul_(self.gain)
 
     def _resampled(self, x: Image) -> Image:
+        if self.resample == "none":
+            return x
         return self.resampler.down(x) if self.resample == "down" else self.resampler.up(x)
+
+    def _skipped(self, x: Image) -> Image:
+        """Resampled, projected input: mixing channels and resampling commute, cheap side first."""
+        if self.shortcut is None:
+            return self._resampled(x)
+        if self.resample == "up":
+            bias = self.shortcut.bias
+            return self.resampler.up(self.shortcut.mix(x, None)) + bias[:, None, None]
+        return self.shortcut(self._resampled(x))
 
 
 class PlainResample(nn.Module):
