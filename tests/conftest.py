@@ -1,6 +1,8 @@
 """Shape checking, one thread, the CPU and no network for the whole suite."""
 
 import os
+import sys
+from pathlib import Path
 
 os.environ.setdefault("ACCELERATE_USE_CPU", "true")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -13,10 +15,17 @@ CHECKED = ("processes", "methods", "samplers", "networks", "metrics", "data")
 # Must come before anything imports trilemma: the hook rewrites modules as they are loaded.
 install_import_hook([f"trilemma.{name}" for name in CHECKED], "typechecker.check")
 
-import pytest
-import torch
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+# Mutant tests call the checks of other test modules.
+for folder in ("laws", "processes", "networks", "methods", "samplers", "training", "checkpoints"):
+    sys.path.append(str(Path(__file__).parent / folder))
 
 torch.set_num_threads(1)
+settings.register_profile("suite", deadline=None, derandomize=True)
+settings.load_profile("suite")
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from functools import cache
 from pathlib import Path
@@ -28,7 +29,7 @@ def golden(name: str) -> dict[str, Tensor]:
 
 def golden_config(name: str) -> dict:
     """Header of a golden file: every entry is JSON."""
-    return dict(_golden(name)[1])
+    return copy.deepcopy(_golden(name)[1])
 
 
 @cache

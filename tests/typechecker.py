@@ -1,4 +1,4 @@
-"""The run-time type checker of the suite: beartype, where an int may stand for a float (PEP 484)."""
+"""Run-time type checker of the suite: beartype; an int may stand for a float (PEP 484)."""
 
 from beartype import BeartypeConf, beartype
 

@@ -124,7 +124,7 @@ def test_a_transposed_tensor_is_refused(official):
 
 
 def test_a_reshaped_tensor_of_the_same_size_is_refused(official):
-    """[out, in, 3, 3] and [out, in, 9] hold the same numbers, but only one is the official shape."""
+    """[out, in, 3, 3] and [out, in, 9] hold the same numbers; one is the official shape."""
     state, config = official
     name = "all_modules.3.Conv_0.weight"
     state[name] = state[name].flatten(2)

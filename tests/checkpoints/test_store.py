@@ -61,15 +61,6 @@ def test_layouts_and_gradients_do_not_matter(tmp_path):
     assert all(torch.equal(stored[name], value) for name, value in tensors.items())
 
 
-def test_same_content_same_bytes(tmp_path):
-    """Files can be compared and cached by their bytes."""
-    paths = [tmp_path / f"{i}.safetensors" for i in range(2)]
-    for path, order in zip(paths, (list(TENSORS), list(TENSORS)[::-1]), strict=True):
-        tensors = {name: TENSORS[name] for name in order}
-        store.write(path, "pipeline", tensors, dict(reversed(HEADER.items())))
-    assert paths[0].read_bytes() == paths[1].read_bytes()
-
-
 def refused(path, data, kind="pipeline"):
     """Reading these bytes raises one line that names the file."""
     path.write_bytes(data)
@@ -99,12 +90,29 @@ def test_every_flipped_bit_of_the_data(payload, broken):
         refused(broken, bytes(changed))
 
 
-@settings(max_examples=300, deadline=None)
-@given(st.data())
-def test_a_flipped_byte_of_the_header_is_refused_or_harmless(payload, broken, data):
-    """Some bytes mean nothing (padding, a space); no other change may go unnoticed."""
+def test_every_flipped_bit_of_the_header_is_refused_or_harmless(payload, broken):
+    """No change may go unnoticed, unless it changes nothing that is read (padding, a space)."""
     end = 8 + int.from_bytes(payload[:8], "little")
-    position = data.draw(st.integers(0, end - 1))
+    harmless = 0
+    for position in range(end):
+        changed = bytearray(payload)
+        changed[position] ^= 1 << (position % 8)
+        broken.write_bytes(bytes(changed))
+        try:
+            stored = store.read(broken, "pipeline")
+        except CheckpointError:
+            continue
+        harmless += 1
+        assert stored.header == HEADER
+        assert set(stored.tensors) == set(TENSORS)
+        assert all(torch.equal(stored.tensors[k], v) for k, v in TENSORS.items())
+    assert harmless < end / 20
+
+
+@settings(max_examples=100)
+@given(st.data())
+def test_any_other_byte_in_any_place(payload, broken, data):
+    position = data.draw(st.integers(0, len(payload) - 1))
     changed = bytearray(payload)
     changed[position] ^= data.draw(st.integers(1, 255))
     broken.write_bytes(bytes(changed))
@@ -113,7 +121,6 @@ def test_a_flipped_byte_of_the_header_is_refused_or_harmless(payload, broken, da
     except CheckpointError:
         return
     assert stored.header == HEADER
-    assert set(stored.tensors) == set(TENSORS)
     assert all(torch.equal(stored.tensors[k], v) for k, v in TENSORS.items())
 
 

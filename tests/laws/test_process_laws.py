@@ -7,7 +7,7 @@ from oracles import BareVP, Coupled, Langevin, bayes_posterior, examples, name_o
 from trilemma.errors import ConfigError
 from trilemma.processes import VP, LinearSDE, act, uniform_grid
 
-OURS = examples(LinearSDE) + [VP(0.0, 5.0), VP(1.0, 1.0), VP(1e-3, 40.0)]
+OURS = [*examples(LinearSDE), VP(0.0, 5.0), VP(1.0, 1.0), VP(1e-3, 40.0)]
 MADE_UP = [BareVP(), Langevin(), Coupled()]
 ALL = OURS + MADE_UP
 IDS = [f"{name_of(p)}-{i}" for i, p in enumerate(ALL)]
@@ -186,7 +186,9 @@ def test_samples_of_a_kernel_have_its_moments(process):
     start = float64([0.7, -1.2])[:k, None].expand(num, k, 1)
     drawn = kernel.sample(start, eps)[:, :, 0]
     torch.testing.assert_close(kernel.chol() @ kernel.chol().mT, kernel.cov)
-    torch.testing.assert_close(drawn.mean(0), kernel.mean_matrix @ start[0, :, 0], rtol=0, atol=0.02)
+    torch.testing.assert_close(
+        drawn.mean(0), kernel.mean_matrix @ start[0, :, 0], rtol=0, atol=0.02
+    )
     torch.testing.assert_close(torch.cov(drawn.T).view(k, k), kernel.cov, rtol=0.02, atol=0.01)
 
 

@@ -115,9 +115,7 @@ def test_labels_belong_to_samples():
     method = method_of("images")
     labels = [label for _, label in sample_indices(method, (1, 8, 8), range(2, 7), batch_size=2)]
     assert torch.cat(labels).tolist() == [2, 0, 1, 2, 0]
-    one = [
-        label for _, label in sample_indices(method, (1, 8, 8), range(4), class_label=1)
-    ]
+    one = [label for _, label in sample_indices(method, (1, 8, 8), range(4), class_label=1)]
     assert torch.cat(one).tolist() == [1, 1, 1, 1]
     assert labels_for(0, range(3), None) is None
 

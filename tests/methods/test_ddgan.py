@@ -147,7 +147,9 @@ def test_recorded_losses(trace, i):
     assert ("r1" in loss.parts) == ("r1_penalty" in expected) == (i % 2 == 0)
     total = expected["errD_real"] + expected["errD_fake"]
     if "r1" in loss.parts:
-        torch.testing.assert_close(loss.parts["r1"][None], expected["r1_penalty"], rtol=0, atol=2e-5)
+        torch.testing.assert_close(
+            loss.parts["r1"][None], expected["r1_penalty"], rtol=0, atol=2e-5
+        )
         total = total + expected["r1_penalty"]
     torch.testing.assert_close(loss.total.detach()[None], total, rtol=0, atol=4e-5)
     total = trace.losses[i, "generator"].total.detach()
@@ -397,7 +399,9 @@ def test_one_step_of_both_phases(num_steps):
         assert torch.isfinite(loss.total)
         loss.total.backward()
         optimizer.step()
-        changed = {k.split(".")[0] for k, v in method.state_dict().items() if (v != before[k]).any()}
+        changed = {
+            k.split(".")[0] for k, v in method.state_dict().items() if (v != before[k]).any()
+        }
         assert changed == {phase}
         other = PHASES[1 - PHASES.index(phase)]
         assert all(p.grad is None for p in method.phase_networks(other)[0].parameters())

@@ -208,7 +208,7 @@ def test_attention_equals_a_loop_over_positions(rescale):
     x = torch.randn(2, 8, 3, 2)
     tokens = layer.norm(x).flatten(2).mT
     query, key, value = (
-        tokens @ weight.T + bias
+        tokens @ weight.flatten(1).T + bias
         for weight, bias in zip(
             layer.query_key_value.weight.chunk(3), layer.query_key_value.bias.chunk(3), strict=True
         )
@@ -218,6 +218,6 @@ def test_attention_equals_a_loop_over_positions(rescale):
         for i in range(6):
             weights = torch.softmax(torch.stack([query[b, i] @ k for k in key[b]]) / 8**0.5, 0)
             mixed[b, i] = sum(w * v for w, v in zip(weights, value[b], strict=True))
-    out = (mixed @ layer.out.weight.T + layer.out.bias).mT.view_as(x)
+    out = (mixed @ layer.out.weight.flatten(1).T + layer.out.bias).mT.view_as(x)
     expected = (x + out) / (math.sqrt(2) if rescale else 1.0)
     torch.testing.assert_close(layer(x), expected, rtol=1e-5, atol=1e-5)

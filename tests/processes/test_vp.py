@@ -116,7 +116,7 @@ def test_small_intervals_do_not_cancel():
     process = VP(0.1, 20.0)
     for step in (1e-6, 1e-9, 1e-12):
         cov = float(process.transition(0.0, step).cov)
-        assert cov == pytest.approx(0.1 * step + (19.9 - 0.01) * step**2 / 2, rel=1e-9)
+        assert cov == pytest.approx(0.1 * step + (19.9 - 0.01) * step**2 / 2, rel=1e-9, abs=0)
 
 
 def test_beta_and_its_integral():

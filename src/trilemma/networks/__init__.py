@@ -1,7 +1,13 @@
 """Neural networks; they know nothing of processes and samplers."""
 
-from trilemma.networks.discriminator import Discriminator
+from trilemma.networks.discriminator import Discriminator, StridedDiscriminator
 from trilemma.networks.mlp import PointDiscriminator, PointGenerator
 from trilemma.networks.ncsnpp import NCSNpp
 
-__all__ = ["Discriminator", "NCSNpp", "PointDiscriminator", "PointGenerator"]
+__all__ = [
+    "Discriminator",
+    "NCSNpp",
+    "PointDiscriminator",
+    "PointGenerator",
+    "StridedDiscriminator",
+]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +30,7 @@ from trilemma.networks.layers import (
 )
 from trilemma.typing import Image, Labels, Steps
 
-__all__ = ["Discriminator", "minibatch_stddev"]
+__all__ = ["Discriminator", "StridedDiscriminator", "minibatch_stddev"]
 
 SMALL = ((2, False), (4, True), (8, True), (8, True))
 LARGE = ((4, True), (8, True), (8, True), (8, True), (8, True), (8, True))
@@ -200,3 +201,59 @@ class Discriminator(nn.Module):
         h = _leaky(self.final(minibatch_stddev(h)))
         pooled = h.mean(dim=(2, 3)) if self.mean_pool else h.sum(dim=(2, 3))
         return self.out(pooled)
+
+
+class StridedDiscriminator(nn.Module):
+    """Discriminator of small images: strided 4 x 4 convolutions and a fully connected head.
+
+    It costs a fraction of ``Discriminator``, and its head sees where features are, so it tells
+    real pairs from generated ones within far fewer steps; for short trainings on a CPU.
+
+    Args:
+        image_size: side of the images in pixels.
+        image_channels: channels of one image.
+        channels: width of the first layer, doubled by each further one.
+        num_layers: convolutions, each halving the resolution.
+        embed_dim: size of the step embedding.
+        num_classes: class labels; 0 for an unconditional discriminator.
+
+    Raises:
+        ConfigError: if the images are too small for that many halvings.
+    """
+
+    def __init__(
+        self,
+        image_size: int,
+        image_channels: int = 1,
+        *,
+        channels: int = 64,
+        num_layers: int = 3,
+        embed_dim: int = 64,
+        num_classes: int = 0,
+    ) -> None:
+        super().__init__()
+        side = image_size >> num_layers
+        if side < 1:
+            raise ConfigError(
+                f"image_size={image_size} cannot be halved num_layers={num_layers} times"
+            )
+        self.num_classes = num_classes
+        self.embed = SinusoidalEmbedding(embed_dim)
+        self.time = nn.Linear(embed_dim, embed_dim)
+        self.label = LabelEmbedding(num_classes, embed_dim) if num_classes else None
+        widths = [2 * image_channels] + [channels << i for i in range(num_layers)]
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, 4, 2, 1) for a, b in pairwise(widths))
+        self.shifts = nn.ModuleList(nn.Linear(embed_dim, width) for width in widths[1:])
+        self.out = nn.Linear((widths[-1] + 1) * side**2, 1)
+
+    def forward(self, u_s: Image, t: Steps, u_t: Image, label: Labels | None = None) -> Tensor:
+        """Return logits (b, 1), large for real pairs; arguments as of ``Discriminator``."""
+        if (label is None) != (self.label is None):
+            raise ConfigError(f"this discriminator takes labels of {self.num_classes} classes")
+        time = _leaky(self.time(self.embed(t)))
+        if self.label is not None:
+            time = time + self.label(label)
+        h = torch.cat([u_s, u_t], dim=1)
+        for convolution, shift in zip(self.convs, self.shifts, strict=True):
+            h = _leaky(convolution(h) + shift(time)[:, :, None, None])
+        return self.out(minibatch_stddev(h).flatten(1))

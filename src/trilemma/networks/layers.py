@@ -80,7 +80,7 @@ class PointwiseConv(nn.Conv2d):
     def __init__(self, inputs: int, outputs: int, bias: bool = True) -> None:
         super().__init__(inputs, outputs, 1, bias=bias)
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the base class's name
+    def forward(self, input: Tensor) -> Tensor:
         """Mix the channels of (b, inputs, h, w)."""
         return self.mix(input, self.bias)
 

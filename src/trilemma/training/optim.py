@@ -65,7 +65,7 @@ class Adam:
         return kind(
             parameters,
             lr=self.lr,
-            betas=self.adam_betas,
+            betas=(float(self.adam_betas[0]), float(self.adam_betas[1])),
             eps=self.eps,
             weight_decay=self.weight_decay,
         )

@@ -1,0 +1,455 @@
+"""Deliberate bugs, each of which a named check must notice.
+
+A mutant is a change of a few characters in the source of one function. A mutant whose text is no
+longer found fails, so that the list follows the code.
+"""
+
+import inspect
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import test_ancestral
+import test_ddgan
+import test_ema
+import test_generator_golden
+import test_layers
+import test_optim
+import test_process_laws
+import test_rng
+import test_sampler_laws
+import test_store
+import test_trainer
+import test_vp
+import torch
+from oracles import Coupled, Langevin
+
+from trilemma.checkpoints import official_ddgan, store
+from trilemma.denoiser import GeneratorDenoiser
+from trilemma.methods import DDGAN
+from trilemma.networks import discriminator as discriminator_module
+from trilemma.networks import layers
+from trilemma.networks.ncsnpp import NCSNpp, ResidualInput
+from trilemma.processes import VP, LinearSDE, Transition
+from trilemma.rng import BatchRng, SampleRng
+from trilemma.samplers import Ancestral
+from trilemma.training import EMA, Adam, Trainer
+
+
+def mutate(monkeypatch, owner, name, *changes):
+    """Replace text in one function's source and put the result in its place."""
+    original = inspect.unwrap(inspect.getattr_static(owner, name))
+    if isinstance(original, staticmethod):
+        original = inspect.unwrap(original.__func__)
+    text = textwrap.dedent(inspect.getsource(original))
+    for old, new in changes:
+        assert text.count(old) == 1, f"{name}: {old!r} stands {text.count(old)} times"
+        text = text.replace(old, new)
+    module = sys.modules[original.__module__]
+    scope = dict(vars(module))
+    # Annotations stay text; globals of the mutant are a copy of the module's.
+    exec(compile("from __future__ import annotations\n" + text, f"<mutant {name}>", "exec"), scope)
+    monkeypatch.setattr(owner, name, scope[name])
+
+
+def trace(part):
+    """One comparison with the recorded training, run afresh."""
+
+    def check():
+        made = test_ddgan.Trace()
+        made.losses, made.gradients = {}, {}
+        for i in range(made.config["iterations"]):
+            for phase in test_ddgan.PHASES:
+                made.losses[i, phase], made.gradients[i, phase] = made.run(i, phase)
+            made.ema.update(made.networks["generator"])
+        part(made)
+
+    return check
+
+
+def losses(made):
+    for i in range(3):
+        test_ddgan.test_recorded_losses(made, i)
+
+
+def pair_laws():
+    test_ddgan.test_real_and_fake_pairs_have_one_law_for_a_perfect_generator(4)
+
+
+def sampler_law():
+    test_ancestral.test_exact_for_a_perfect_denoiser_however_large_the_steps(4, VP())
+
+
+def bayes(process, origin=0.0):
+    return lambda: test_process_laws.test_posterior_is_bayes_rule(process, origin)
+
+
+def golden_posterior():
+    test_vp.test_posterior_coefficients_of_the_reference(4)
+
+
+def integrated():
+    test_process_laws.test_closed_form_equals_integrated_moments(VP())
+
+
+def golden_generator():
+    test_generator_golden.test_generator_outputs_and_gradients("gen_g1_cifar_like")
+
+
+def recorded_pairs():
+    test_ddgan.test_recorded_pairs_and_posterior_draws(4)
+
+
+def penalty():
+    test_ddgan.test_penalty_is_on_the_cleaner_real_data_alone(False)
+
+
+def lazy_penalty():
+    test_ddgan.test_penalty_comes_every_few_steps_and_is_not_multiplied_by_the_interval()
+
+
+MUTANTS = {
+    # processes
+    "posterior: s and t swapped": (
+        LinearSDE,
+        "posterior",
+        [("transition(as_times(origin), s)", "transition(as_times(origin), t)")],
+        [bayes(VP()), golden_posterior, sampler_law, pair_laws],
+    ),
+    "posterior: origin forgotten": (
+        LinearSDE,
+        "posterior",
+        [("transition(as_times(origin), s)", "transition(0 * s, s)")],
+        [bayes(VP(), 0.02)],
+    ),
+    "posterior: noise of the gain left out": (
+        LinearSDE,
+        "posterior",
+        [(" + gain @ noise @ gain.mT", "")],
+        [bayes(VP()), golden_posterior, sampler_law],
+    ),
+    "posterior: scale of the origin left out": (
+        LinearSDE,
+        "posterior",
+        [("keep @ early.mean_matrix, gain", "keep, gain")],
+        [bayes(VP()), golden_posterior],
+    ),
+    "posterior: transpose dropped": (
+        LinearSDE,
+        "posterior",
+        [("psi @ early.cov).mT", "psi @ early.cov)")],
+        [bayes(Coupled()), bayes(Langevin())],
+    ),
+    "posterior: no mask at the last step": (
+        LinearSDE,
+        "posterior",
+        [("gain, cov)", "gain, cov + 1e-20)")],
+        [recorded_pairs],
+    ),
+    "integral: transpose dropped": (
+        LinearSDE,
+        "transition",
+        [("psi @ cov @ psi.mT", "psi @ cov @ psi")],
+        [lambda: test_process_laws.test_transitions_compose(Coupled())],
+    ),
+    "VP: root of the mean dropped": (
+        VP,
+        "transition",
+        [("-integral / 2", "-integral")],
+        [integrated, lambda: test_process_laws.test_moment_equations(VP())],
+    ),
+    "VP: cancellation for small steps": (
+        VP,
+        "transition",
+        [("-torch.expm1(-integral)", "1 - torch.exp(-integral)")],
+        [test_vp.test_small_intervals_do_not_cancel],
+    ),
+    "VP: midpoint of the rate": (
+        VP,
+        "beta_integral",
+        [("(t + s) / 2", "(t - s) / 2")],
+        [integrated, lambda: test_process_laws.test_transitions_compose(VP())],
+    ),
+    "kernel: root of the variance dropped": (
+        Transition,
+        "chol",
+        [("self.cov.sqrt()", "self.cov")],
+        [
+            recorded_pairs,
+            sampler_law,
+            pair_laws,
+            lambda: test_process_laws.test_samples_of_a_kernel_have_its_moments(VP()),
+        ],
+    ),
+    # method
+    "pair: two marginals in place of a chain": (
+        DDGAN,
+        "real_pair",
+        [("sample(u_s, eps_t)", "sample(u_0, eps_t)")],
+        [recorded_pairs, pair_laws],
+    ),
+    "pair: one noise for both": (
+        DDGAN,
+        "real_pair",
+        [("sample(u_s, eps_t)", "sample(u_s, eps_s)")],
+        [recorded_pairs, pair_laws],
+    ),
+    "loss: sign of the real logits": (
+        DDGAN,
+        "loss",
+        [("F.softplus(-real_logits)", "F.softplus(real_logits)")],
+        [lambda: test_ddgan.test_losses_of_a_constant_discriminator(0.5), trace(losses)],
+    ),
+    "loss: saturating generator": (
+        DDGAN,
+        "loss",
+        [("F.softplus(-logits)", "-F.softplus(logits)")],
+        [lambda: test_ddgan.test_losses_of_a_constant_discriminator(0.5), trace(losses)],
+    ),
+    "loss: fake pair without its noise": (
+        DDGAN,
+        "fake",
+        [
+            (
+                "self.posterior(step).sample(u_0, u_t, ",
+                "(lambda a, b, c: self.posterior(step).mean(a, b))(u_0, u_t, ",
+            )
+        ],
+        [pair_laws, trace(losses)],
+    ),
+    "penalty: twice the weight": (
+        DDGAN,
+        "loss",
+        [("self.r1_weight / 2", "self.r1_weight")],
+        [penalty, trace(losses)],
+    ),
+    "penalty: on the noisier image": (
+        DDGAN,
+        "loss",
+        [
+            (
+                "u_s.requires_grad_(has_penalty), index, u_t, label",
+                "u_s, index, u_t.requires_grad_(has_penalty), label",
+            ),
+            ("(real_logits, u_s)", "(real_logits, u_t)"),
+        ],
+        [penalty, trace(losses)],
+    ),
+    "penalty: multiplied by the interval": (
+        DDGAN,
+        "loss",
+        [("self.r1_weight / 2", "self.r1_every * self.r1_weight / 2")],
+        [lazy_penalty, trace(losses)],
+    ),
+    "penalty: one step late": (
+        DDGAN,
+        "loss",
+        [("step % self.r1_every", "(step + 1) % self.r1_every")],
+        [lazy_penalty, trace(losses)],
+    ),
+    "penalty: mean over pixels": (
+        DDGAN,
+        "_gradient_norm",
+        [(".sum(1).mean()", ".mean(1).mean()")],
+        [penalty, trace(losses)],
+    ),
+    "penalty: norm, not squared": (
+        DDGAN,
+        "_gradient_norm",
+        [(".square().sum(1).mean()", ".norm(dim=1).mean()")],
+        [penalty],
+    ),
+    # sampler
+    "sampler: clean data at another time": (
+        Ancestral,
+        "step",
+        [("self.t_min)", "0.0)")],
+        [
+            test_ancestral.test_recorded_trajectory,
+            lambda: test_sampler_laws.test_a_sampler_is_affine_and_exact_on_gaussian_data(
+                Ancestral()
+            ),
+        ],
+    ),
+    "sampler: mean in place of a draw": (
+        Ancestral,
+        "step",
+        [("posterior.sample(u_0, u, eps)", "posterior.mean(u_0, u)")],
+        [test_ancestral.test_recorded_trajectory, sampler_law],
+    ),
+    "denoiser: step off by one": (
+        GeneratorDenoiser,
+        "x0",
+        [("self.steps[float(t)], device", "self.steps[float(t)] + 1, device")],
+        [test_ancestral.test_recorded_trajectory],
+    ),
+    # networks
+    "stddev: neighbours grouped": (
+        discriminator_module,
+        "minibatch_stddev",
+        [
+            (
+                "x.reshape(group, batch // group, channels, height, width)",
+                "x.reshape(batch // group, group, channels, height, width).transpose(0, 1)",
+            )
+        ],
+        [lambda: test_generator_golden.test_discriminator_logits_and_penalty("disc_small")],
+    ),
+    "FIR: gain of upsampling": (
+        layers.FIR,
+        "up",
+        [("4 * self.kernel", "2 * self.kernel")],
+        [
+            lambda: test_layers.test_fir_equals_its_definition((1, 3, 3, 1), (4, 4)),
+            golden_generator,
+        ],
+    ),
+    "FIR: kernel not flipped": (
+        layers.FIR,
+        "filter",
+        [("self.kernel.flip(0, 1)", "self.kernel")],
+        [lambda: test_layers.test_fir_equals_its_definition((3, 1, 2), (4, 4))],
+    ),
+    "norm: scale and shift swapped": (
+        layers.AdaptiveGroupNorm,
+        "forward",
+        [("gamma, beta =", "beta, gamma =")],
+        [
+            golden_generator,
+            test_layers.test_adaptive_group_norm_takes_scale_then_shift_from_the_style,
+        ],
+    ),
+    "pyramid: not rescaled": (
+        ResidualInput,
+        "forward",
+        [("+ h) * self.gain", "+ h)")],
+        [golden_generator],
+    ),
+    "U-Net: skip before features": (
+        NCSNpp,
+        "_ascend",
+        [("[h, skips.pop()]", "[skips.pop(), h]")],
+        [golden_generator],
+    ),
+    "key map: layers counted from one": (
+        official_ddgan,
+        "generator_links",
+        [("enumerate(_in_order(network))", "enumerate(_in_order(network), 1)")],
+        [lambda: test_generator_golden.load("gen_g1_cifar_like")],
+    ),
+    # random numbers
+    "rng: blocks in place of cards": (
+        BatchRng,
+        "normal",
+        [
+            (
+                "[self.shard :: self.num_shards]",
+                "[self.shard * self.num_rows : (self.shard + 1) * self.num_rows]",
+            )
+        ],
+        [lambda: test_rng.test_shards_interleave_to_the_whole_draw(2)],
+    ),
+    "rng: a sample is its place in the batch": (
+        SampleRng,
+        "__init__",
+        [
+            (
+                "mix_seed(seed, i)) for i in indices",
+                "mix_seed(seed, n)) for n, i in enumerate(indices)",
+            )
+        ],
+        [lambda: test_sampler_laws.test_a_sample_does_not_depend_on_order_or_offset("points")],
+    ),
+    # training
+    "EMA: weights swapped": (
+        EMA,
+        "update",
+        [("1 - decay)", "decay)")],
+        [
+            lambda: test_ema.test_formula(0.9, 3),
+            trace(lambda made: test_ddgan.test_recorded_weights_after_training(made, "G_ema")),
+        ],
+    ),
+    "EMA: off by one at the start": (
+        EMA,
+        "update",
+        [("self.decay if self.num_updates else 0.0", "self.decay")],
+        [
+            test_ema.test_the_first_update_copies,
+            lambda: test_ema.test_formula(0.9, 3),
+            trace(lambda made: test_ddgan.test_recorded_weights_after_training(made, "G_ema")),
+        ],
+    ),
+    "EMA: off by one in the warm-up": (
+        EMA,
+        "update",
+        [("(1 + self.num_updates) /", "(2 + self.num_updates) /")],
+        [test_ema.test_warmup_caps_the_decay],
+    ),
+    "rate: half a period": (
+        Adam,
+        "rate",
+        [("math.pi * done", "math.pi * done / 2")],
+        [test_optim.test_equals_the_scheduler_of_torch, test_optim.test_ends_of_the_cosine],
+    ),
+    "trainer: micro-batches summed": (
+        Trainer,
+        "_train_step",
+        [("loss.total / len(inputs)", "loss.total")],
+        [
+            lambda: test_trainer.test_accumulation_computes_what_one_batch_computes(
+                Path(new_folder())
+            )
+        ],
+    ),
+    "store: digest not compared": (
+        store,
+        "read",
+        [('!= metadata.get("sha256")', "is None")],
+        [lambda: flipped_byte_is_refused()],
+    ),
+}
+
+
+def new_folder():
+    import tempfile
+
+    return tempfile.mkdtemp()
+
+
+def flipped_byte_is_refused():
+    folder = Path(new_folder())
+    store.write(folder / "a.safetensors", "pipeline", test_store.TENSORS, test_store.HEADER)
+    payload = bytearray((folder / "a.safetensors").read_bytes())
+    payload[-1] ^= 1
+    test_store.refused(folder / "b.safetensors", bytes(payload))
+
+
+CASES = [
+    pytest.param(name, number, id=f"{name}-{number}")
+    for name, (*_, checks) in MUTANTS.items()
+    for number in range(len(checks))
+]
+
+
+@pytest.mark.parametrize(("name", "number"), CASES)
+def test_mutant_is_killed(name, number, monkeypatch):
+    owner, function, changes, checks = MUTANTS[name]
+    mutate(monkeypatch, owner, function, *changes)
+    # pytest.raises that sees nothing raises Failed; replayed noise that runs out, an IndexError.
+    killed = (AssertionError, pytest.fail.Exception, RuntimeError, ValueError, IndexError)
+    with pytest.raises(killed):
+        torch.manual_seed(0)
+        checks[number]()
+
+
+@pytest.mark.parametrize(
+    "number", [number for number, (*_, checks) in enumerate(MUTANTS.values()) if checks]
+)
+def test_checks_pass_without_mutants(number):
+    """Otherwise a check that always fails would seem to kill everything."""
+    *_, checks = list(MUTANTS.values())[number]
+    for check in checks:
+        torch.manual_seed(0)
+        check()

@@ -1,0 +1,155 @@
+"""Tiny training runs, shared by the tests and by the processes that they start.
+
+As a script, ``python runs.py JSON`` makes one run per entry of a JSON list; see ``main``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+from accelerate.state import AcceleratorState, PartialState
+
+from trilemma.checkpoints import store
+from trilemma.data import Batch, Data, Toy
+from trilemma.methods import DDGAN
+from trilemma.networks import Discriminator, NCSNpp, PointDiscriminator, PointGenerator
+from trilemma.training import Adam, Trainer
+
+CUT = {"lr": 2e-3, "adam_betas": (0.5, 0.9), "eps": 1e-4}
+"""A large eps, so that Adam does not turn the rounding of vanishing gradients into whole steps."""
+
+
+class Pictures(Data):
+    """Random labelled pictures that may be mirrored; ``on_fetch`` sees every call."""
+
+    num_classes = 3
+    event_shape = (1, 8, 8)
+    flip = True
+
+    def __init__(self, num: int = 48) -> None:
+        generator = torch.Generator().manual_seed(11)
+        self.images = torch.randint(0, 256, (num, 1, 8, 8), generator=generator).to(torch.uint8)
+        self.calls = 0
+        self.on_fetch = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def fetch(self, indices) -> Batch:
+        self.calls += 1
+        index = torch.as_tensor(indices)
+        x0 = self.images[index].float() / 127.5 - 1
+        if self.on_fetch is not None:
+            x0 = self.on_fetch(self.calls, x0)
+        return Batch(x0, index % 3)
+
+    def images_uint8(self, indices):
+        return self.images[torch.as_tensor(indices)]
+
+    def split(self, name):
+        return self
+
+
+def make_method(kind: str, dropout: float = 0.0, seed: int = 0) -> DDGAN:
+    """A method of a few thousand weights, the same ones for the same seed."""
+    torch.manual_seed(seed)
+    if kind == "points":
+        return DDGAN(
+            PointGenerator(width=24, num_layers=2), PointDiscriminator(width=24, num_layers=2)
+        )
+    generator = NCSNpp(
+        8,
+        1,
+        channels=4,
+        channel_mult=(1, 2),
+        num_res_blocks=1,
+        attention_resolutions=(4,),
+        input_pyramid="residual",
+        code_dim=4,
+        style_dim=8,
+        num_mapping_layers=1,
+        num_classes=3,
+        tanh=True,
+        dropout=dropout,
+    )
+    discriminator = Discriminator(
+        1, channels=4, embed_dim=8, widths=(1, 2), downs=(False, True), num_classes=3
+    )
+    for parameter in (*generator.parameters(), *discriminator.parameters()):
+        torch.nn.init.normal_(parameter, std=0.2)
+    return DDGAN(generator, discriminator, num_steps=2, r1_weight=0.5, r1_every=2)
+
+
+def make_data(kind: str) -> Data:
+    return Toy("grid25", num_points=512) if kind == "points" else Pictures()
+
+
+def make_trainer(num_steps: int = 12, **options) -> Trainer:
+    settings = {
+        "batch_size": 16,
+        "ema_decay": 0.9,
+        "log_every": 1,
+        "save_images": 64,
+        "sample_images": 0,
+        "trackers": [],
+        **options,
+    }
+    recipes = settings.pop("optimizers", None) or {
+        "discriminator": Adam(**CUT),
+        "generator": Adam(**CUT, decay_images=512, final_lr=1e-4, warmup_images=32),
+    }
+    return Trainer(recipes, num_steps * settings["batch_size"], **settings)
+
+
+def final_state(out) -> dict[str, torch.Tensor]:
+    """Every tensor of the newest checkpoint of a run: weights, averages, moments."""
+    newest = sorted((Path(out) / "checkpoints").glob("step-*.safetensors"))[-1]
+    stored = store.read(newest, "training")
+    return {**stored.tensors, "step": torch.tensor(stored.header["step"])}
+
+
+def losses(out) -> list[dict[str, float]]:
+    """Logged losses, one record per line."""
+    lines = (Path(out) / "log.jsonl").read_text().splitlines()
+    return [
+        {k: v for k, v in json.loads(line).items() if "/" in k or k == "step"} for line in lines
+    ]
+
+
+def differing(first: dict, second: dict) -> list[str]:
+    """Names whose tensors are not equal bit for bit."""
+    assert set(first) == set(second)
+    return [name for name in first if not torch.equal(first[name], second[name])]
+
+
+def main(entries: list[dict]) -> None:
+    """Make runs; ``term_at`` sends SIGTERM to process 0 while it fetches the data of a step."""
+    torch.set_num_threads(1)
+    signal.alarm(40)  # processes that wait for each other for ever end themselves
+    for entry in entries:
+        kind, out = entry["kind"], entry["out"]
+        data = make_data(kind)
+        if "term_at" in entry and os.environ.get("RANK", "0") == "0":
+
+            def stop(call, x0, at=entry["term_at"]):
+                if call == at:
+                    signal.raise_signal(signal.SIGTERM)
+                return x0
+
+            data.on_fetch = stop
+        trainer = make_trainer(**entry.get("trainer", {}))
+        method = make_method(kind, entry.get("dropout", 0.0))
+        finished = trainer.fit(method, data, out, resume=entry.get("resume", False))
+        print(f"finished {finished}", flush=True)
+        # Ending a run's trackers closes the process group; the next run opens another.
+        PartialState._reset_state()
+        AcceleratorState._reset_state()
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))
