@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
@@ -98,7 +99,7 @@ def _add_train(commands: Any) -> None:
         epilog="Several processes: torchrun --nproc_per_node 4 -m trilemma train RECIPE ...",
     )
     train.add_argument("recipe", help="a bundled recipe (see `trilemma recipes`) or a YAML file")
-    train.add_argument("--data", help="folder of images, parquet folder, .npz, Hub name or toy")
+    train.add_argument("--data", help="folder of images, parquet folder, .npz or Hub name")
     train.add_argument("--out", help="folder of the run (runs/RECIPE)")
     train.add_argument("--resume", action="store_true", help="continue from the last checkpoint")
     train.set_defaults(run=_train)
@@ -114,7 +115,7 @@ def _add_sample(commands: Any) -> None:
     )
     sample.add_argument("--class-label", type=int, help="one class for all samples")
     sample.add_argument("--batch-size", type=int, default=64, help="samples per network call (64)")
-    sample.add_argument("--device", help="cpu, cuda, cuda:1, mps (a GPU if there is one)")
+    sample.add_argument("--device", help="cpu or cuda, cuda:1, ... (cuda if there is one)")
     sample.add_argument("-o", "--out", required=True, help="out.png, out.npz or a folder")
     sample.set_defaults(run=_sample)
 
@@ -128,7 +129,7 @@ def _add_evaluate(commands: Any) -> None:
     evaluate.add_argument("--seed", type=int, default=0, help="seed of samples and subsets (0)")
     evaluate.add_argument("--extractor", help="feature extractor (what suits the images)")
     evaluate.add_argument("--batch-size", type=int, default=64, help="samples per call (64)")
-    evaluate.add_argument("--device", help="cpu, cuda, cuda:1, mps (a GPU if there is one)")
+    evaluate.add_argument("--device", help="cpu or cuda, cuda:1, ... (cuda if there is one)")
     evaluate.add_argument("--json", help="write the records to this file")
     evaluate.set_defaults(run=_evaluate)
 
@@ -149,6 +150,9 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(options: argparse.Namespace) -> int:
+    import torch
+
+    from trilemma.checkpoints.store import write_bytes
     from trilemma.config import build_recipe, dump_yaml, load_recipe, override, resolve, set_data
     from trilemma.pipeline import save_pipeline
 
@@ -157,14 +161,16 @@ def _train(options: argparse.Namespace) -> int:
         set_data(config, options.data)
     for key, value in _pairs(options.extra):
         override(config, key, value)
+    if config["data"]["init_args"].get("path") == "":
+        raise ConfigError(f"the recipe {options.recipe} brings no data: name them with --data PATH")
     config = resolve(config)
+    torch.manual_seed(config["trainer"]["seed"])  # initial weights
     method, data, trainer = build_recipe(config)
-    _check_shapes(method, data)
+    _check_data(method, data)
     out = Path(options.out or Path("runs") / Path(options.recipe).stem)
     is_main = int(os.environ.get("RANK", "0")) == 0
     if is_main:
-        from trilemma.checkpoints.store import write_bytes
-
+        trainer.check_folder(out, resume=options.resume)
         write_bytes(out / "config.yaml", dump_yaml(config).encode())
 
     def export(path: Path, averaged: Any) -> None:
@@ -182,8 +188,13 @@ def _train(options: argparse.Namespace) -> int:
     return 0
 
 
-def _check_shapes(method: Any, data: Any) -> None:
+def _check_data(method: Any, data: Any) -> None:
     """Refuse networks that do not fit the data before anything is written."""
+    if method.num_classes and not 0 < data.num_classes <= method.num_classes:
+        raise ConfigError(
+            f"the networks take labels of {method.num_classes} classes, the data have "
+            f"{data.num_classes}: set num_classes of generator and discriminator"
+        )
     expected, found = method.event_shape, tuple(data.event_shape)
     if expected != found:
         raise ConfigError(
@@ -259,7 +270,7 @@ def _load(options: argparse.Namespace) -> Pipeline:
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         return load(options.model, device=device)
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"--device {device}: {str(error).splitlines()[0]}") from error
 
 
@@ -448,7 +459,7 @@ def _recipes(options: argparse.Namespace) -> int:
     table.add_column("what it trains")
     for name, text in recipe_names().items():
         table.add_row(name, text)
-    console.print(table)
+    console.print(table, soft_wrap=True)
     return 0
 
 
@@ -475,7 +486,7 @@ def _doctor(options: argparse.Namespace) -> int:
     console.print("feature weights:")
     for found in find_weights():
         state = "found" if found.found else "missing"
-        console.print(f"  {found.name}: {state}; {found.hint}", soft_wrap=True)
+        console.print(f"  {found.name}: {state}; {escape(found.hint)}", soft_wrap=True)
     return 0
 
 

@@ -59,6 +59,8 @@ def reference_data(where: str, split: str, event_shape: tuple[int, ...]) -> Data
         ConfigError: if the data cannot have that shape.
     """
     data = data_from_argument(where)
+    if isinstance(data, HubImages) and len(event_shape) != 3:
+        raise ConfigError(f"samples of shape {event_shape} are points; give a toy such as grid25")
     if isinstance(data, HubImages):
         channels, height, width = event_shape
         if height != width:

@@ -158,7 +158,9 @@ def _locate(name: str) -> Path:
     path = Path(name)
     if path.is_dir() and (path / "model.safetensors").exists():
         return path / "model.safetensors"
-    if path.exists() or path.suffix == ".safetensors":
+    if path.is_dir():
+        raise CheckpointError(f"{path} holds no model.safetensors; it appears at the first save")
+    if path.exists() or path.suffix == ".safetensors" or (path.parent.is_dir() and "/" in name):
         return path
     if name in bundled_models():
         return bundled_models()[name]

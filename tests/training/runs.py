@@ -1,6 +1,6 @@
 """Tiny training runs, shared by the tests and by the processes that they start.
 
-As a script, ``python runs.py JSON`` makes one run per entry of a JSON list; see ``main``.
+As a script, ``python runs.py JSON`` makes one run; see ``main``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 
 import torch
-from accelerate.state import AcceleratorState, PartialState
 
 from trilemma.checkpoints import store
 from trilemma.data import Batch, Data, Toy
@@ -127,28 +126,23 @@ def differing(first: dict, second: dict) -> list[str]:
     return [name for name in first if not torch.equal(first[name], second[name])]
 
 
-def main(entries: list[dict]) -> None:
-    """Make runs; ``term_at`` sends SIGTERM to process 0 while it fetches the data of a step."""
+def main(entry: dict) -> None:
+    """Make a run; ``term_at`` sends SIGTERM to process 0 while it fetches the data of a step."""
     torch.set_num_threads(1)
-    signal.alarm(40)  # processes that wait for each other for ever end themselves
-    for entry in entries:
-        kind, out = entry["kind"], entry["out"]
-        data = make_data(kind)
-        if "term_at" in entry and os.environ.get("RANK", "0") == "0":
+    signal.alarm(90)  # processes that wait for each other for ever end themselves
+    kind, data = entry["kind"], make_data(entry["kind"])
+    if "term_at" in entry and os.environ.get("RANK", "0") == "0":
 
-            def stop(call, x0, at=entry["term_at"]):
-                if call == at:
-                    signal.raise_signal(signal.SIGTERM)
-                return x0
+        def stop(call, x0):
+            if call == entry["term_at"]:
+                signal.raise_signal(signal.SIGTERM)
+            return x0
 
-            data.on_fetch = stop
-        trainer = make_trainer(**entry.get("trainer", {}))
-        method = make_method(kind, entry.get("dropout", 0.0))
-        finished = trainer.fit(method, data, out, resume=entry.get("resume", False))
-        print(f"finished {finished}", flush=True)
-        # Ending a run's trackers closes the process group; the next run opens another.
-        PartialState._reset_state()
-        AcceleratorState._reset_state()
+        data.on_fetch = stop
+    trainer = make_trainer(**entry.get("trainer", {}))
+    method = make_method(kind, entry.get("dropout", 0.0))
+    finished = trainer.fit(method, data, entry["out"], resume=entry.get("resume", False))
+    print(f"finished {finished}", flush=True)
 
 
 if __name__ == "__main__":

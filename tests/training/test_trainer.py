@@ -37,11 +37,11 @@ def run(kind, out, *, resume=False, dropout=0.0, data=None, method=None, export=
     )
 
 
-def torchrun(entries, *, processes=2):
-    """The same runs in several processes, which end themselves if they wait for each other."""
+def torchrun(entry, *, processes=2):
+    """The same run in several processes, which end themselves if they wait for each other."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc_per_node", str(processes), str(SCRIPT), json.dumps(entries)]
-    return subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=120)
+    command += ["--nproc_per_node", str(processes), str(SCRIPT), json.dumps(entry)]
+    return subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=180)
 
 
 # ------------------------------------------------------------------------ learning
@@ -142,7 +142,7 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, whole):
         "trainer": {"num_steps": steps},
     }
     child = subprocess.Popen(
-        [sys.executable, str(SCRIPT), json.dumps([entry])], env=ENV, stdout=subprocess.DEVNULL
+        [sys.executable, str(SCRIPT), json.dumps(entry)], env=ENV, stdout=subprocess.DEVNULL
     )
     try:
         folder, deadline = tmp_path / "checkpoints", time.monotonic() + 90
@@ -226,36 +226,23 @@ def test_checkpoints_of_another_network_are_refused(tmp_path):
 # ------------------------------------------------------------------ sharing the work
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory):
-    """Runs of two processes, with one and two micro-batches, and a run that is signalled."""
-    out = tmp_path_factory.mktemp("two")
-    entries = [
-        {
-            "kind": "images",
-            "out": str(out / f"accumulate{n}"),
-            "trainer": {"num_steps": 10, "accumulate": n},
-        }
-        for n in (1, 2)
-    ]
-    done = torchrun(entries)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("finished True") == 4
-    return out
-
-
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_two_processes_compute_what_one_computes(shared, tmp_path, accumulate):
+def test_two_processes_compute_what_one_computes(tmp_path, accumulate):
     """Same global batch, same losses: minibatch statistics, penalty and averages included."""
-    run("images", tmp_path, num_steps=10)
-    expected, found = runs.losses(tmp_path), runs.losses(shared / f"accumulate{accumulate}")
+    one, two = tmp_path / "one", tmp_path / "two"
+    options = {"num_steps": 10, "accumulate": accumulate}
+    done = torchrun({"kind": "images", "out": str(two), "trainer": options})
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("finished True") == 2
+    run("images", one, num_steps=10)
+    found, expected = runs.losses(two), runs.losses(one)
     assert len(found) == len(expected) == 10
     for ours, theirs in zip(found, expected, strict=True):
         assert ours == pytest.approx(theirs, abs=1e-4)
-    one, two = runs.final_state(tmp_path), runs.final_state(shared / f"accumulate{accumulate}")
-    for name, value in one.items():
+    found, expected = runs.final_state(two), runs.final_state(one)
+    for name, value in expected.items():
         if name.startswith(("method.", "ema.")) and "query_key_value.bias" not in name:
-            torch.testing.assert_close(two[name], value, rtol=0, atol=2e-3, msg=name)
+            torch.testing.assert_close(found[name], value, rtol=0, atol=2e-3, msg=name)
 
 
 def test_accumulation_computes_what_one_batch_computes(tmp_path):
@@ -275,7 +262,7 @@ def test_one_process_of_several_gets_a_signal(tmp_path):
         "term_at": 6,
         "trainer": {"num_steps": 16, "log_every": 4, "save_images": 10**6},
     }
-    done = torchrun([entry])
+    done = torchrun(entry)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("finished False") == 2
     assert 6 <= int(runs.final_state(tmp_path)["step"]) < 16

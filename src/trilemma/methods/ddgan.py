@@ -76,6 +76,11 @@ class DDGAN(Method):
             raise ConfigError(f"DDGAN needs a process of one block, got {type(process).__name__}")
         if r1_weight < 0 or r1_every < 1:
             raise ConfigError(f"r1_weight={r1_weight} must be >= 0 and r1_every={r1_every} >= 1")
+        if discriminator is not None and generator.num_classes != discriminator.num_classes:
+            raise ConfigError(
+                f"generator and discriminator disagree about num_classes: {generator.num_classes} "
+                f"and {discriminator.num_classes}"
+            )
         self.generator, self.discriminator = generator, discriminator
         self.process, self.default_steps, self.t_min = process, num_steps, t_min
         self.r1_weight, self.r1_every = r1_weight, r1_every

@@ -140,6 +140,19 @@ class Trainer:
         """Optimiser steps of the whole run, rounded up."""
         return -(-self.num_images // self.batch_size)
 
+    @staticmethod
+    def check_folder(out: Path, *, resume: bool) -> None:
+        """Refuse a folder that holds a run, unless it is to be resumed.
+
+        Raises:
+            CheckpointError: if there are checkpoints and ``resume`` is not set.
+        """
+        if not resume and _checkpoints(out):
+            raise CheckpointError(
+                f"{out} already holds a training run: add --resume to continue it, or choose "
+                "another --out"
+            )
+
     def fit(
         self,
         method: Method,
@@ -188,12 +201,8 @@ class Trainer:
                 f"{type(method).__name__} has the phases {list(method.phases)}; "
                 f"the trainer got optimizers for {list(self.optimizers)}"
             )
+        self.check_folder(out, resume=resume)
         newest = _checkpoints(out)[-1:] if resume else []
-        if not resume and _checkpoints(out):
-            raise CheckpointError(
-                f"{out} already holds a training run: add --resume to continue it, or choose "
-                "another --out"
-            )
         method.to(accelerator.device).train()
         channels_last(method)
         names = {name for phase in method.phases.values() for name in phase}
@@ -394,10 +403,17 @@ class Trainer:
 
     def _restore(self, run: _Run, path: Path) -> None:
         stored = store.read(path, "training")
-        for name, network in run.raw.items():
-            network.load_state_dict(_below(stored.tensors, f"method.{name}."))
+        try:
+            for name, network in run.raw.items():
+                network.load_state_dict(_below(stored.tensors, f"method.{name}."))
+            for name, ema in run.emas.items():
+                ema.network.load_state_dict(_below(stored.tensors, f"ema.{name}."))
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"{path} holds other networks than the recipe describes: resume with the settings "
+                f"in {run.out / 'config.yaml'}"
+            ) from error
         for name, ema in run.emas.items():
-            ema.network.load_state_dict(_below(stored.tensors, f"ema.{name}."))
             ema.num_updates = stored.header["ema_updates"][name]
         for phase, optimizer in run.optimizers.items():
             _restore_optimizer(optimizer, _below(stored.tensors, f"optimizer.{phase}."))
