@@ -40,6 +40,11 @@ __all__ = [
 ]
 
 Config = dict[str, Any]
+_KEEP_NULLS: dict[str, Any] = (
+    {"skip_unset": False}
+    if "skip_unset" in inspect.signature(ArgumentParser.dump).parameters
+    else {"skip_none": False}
+)
 BUILDABLE = (processes.LinearSDE, nn.Module, Data)
 SECTIONS = ("method", "data", "trainer")
 
@@ -133,7 +138,7 @@ def resolve(config: Mapping[str, Any]) -> Config:
     """
     parser = _parser(tuple(config))
     parsed = _parse(parser, config)
-    return _shorten(yaml.safe_load(parser.dump(parsed, skip_none=False)))
+    return _shorten(yaml.safe_load(parser.dump(parsed, **_KEEP_NULLS)))
 
 
 def build_recipe(config: Mapping[str, Any]) -> tuple[Method, Data, Trainer]:

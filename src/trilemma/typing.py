@@ -5,10 +5,10 @@ Shapes are checked at run time in the test suite only (jaxtyping's import hook);
 is the shape of one datum.
 """
 
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, Real
 from torch import Tensor
 
-__all__ = ["Blocks", "Event", "Image", "Labels", "State", "Steps", "Times"]
+__all__ = ["Blocks", "Event", "Image", "Labels", "State", "Steps", "Times", "TimesOrSteps"]
 
 State = Float[Tensor, "b k *event"]
 """A diffused state u_t."""
@@ -24,3 +24,5 @@ Labels = Int64[Tensor, " b"]
 """Class labels."""
 Steps = Int64[Tensor, " b"]
 """Indices of the large denoising steps, 0 = the last one, which returns clean data."""
+TimesOrSteps = Real[Tensor, " b"]
+"""What a network is told about time: times in [0, 1], or step indices."""

@@ -8,7 +8,8 @@ each channel with a digit classifier (``digits.classify``) and count the numbers
 
 p the histogram of the generated numbers and q the data's, close to uniform. Even a perfect sampler
 shows a positive value because N is finite: about (num_modes - 1) / (2 N) for large N, 0.019 for
-1,000 modes and 26,000 images; the exact mean is computed. Values at that floor are perfect, and smaller N has a higher floor.
+1,000 modes and 26,000 images; the exact mean is computed. Values at that floor are perfect, and
+smaller N has a higher floor.
 
 *Grid of Gaussians.* In two dimensions the modes are known points. A sample is of high quality if it
 lies within three standard deviations of its nearest centre, and a mode is covered if it has at

@@ -42,7 +42,7 @@ from trilemma.networks.layers import (
     linear,
     make_resampler,
 )
-from trilemma.typing import Image, Labels, Times
+from trilemma.typing import Image, Labels, TimesOrSteps
 
 __all__ = ["NCSNpp"]
 
@@ -193,7 +193,7 @@ class TimeEmbedding(nn.Module):
         self.linear1 = linear(embed_dim, dim)
         self.linear2 = linear(dim, dim)
 
-    def forward(self, t: Times) -> Tensor:
+    def forward(self, t: TimesOrSteps) -> Tensor:
         """Embed times, or step indices, (b)."""
         return self.linear2(F.silu(self.linear1(self.embed(t))))
 
@@ -391,7 +391,7 @@ class NCSNpp(nn.Module):
                 level.resample = self._res_block(width, width, "up")
             self.up.append(level)
 
-    def condition(self, t: Times, code: Tensor | None, label: Labels | None) -> Conditioning:
+    def condition(self, t: TimesOrSteps, code: Tensor | None, label: Labels | None) -> Conditioning:
         """Embed time, latent code and label, shared by all blocks.
 
         Raises:
@@ -412,7 +412,7 @@ class NCSNpp(nn.Module):
         return (None if time is None else F.silu(time)), style
 
     def forward(
-        self, u: Image, t: Times, code: Tensor | None = None, label: Labels | None = None
+        self, u: Image, t: TimesOrSteps, code: Tensor | None = None, label: Labels | None = None
     ) -> Image:
         """Evaluate the network.
 
