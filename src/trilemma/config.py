@@ -10,6 +10,8 @@ building an object from a file only ever calls constructors that are listed here
 from __future__ import annotations
 
 import inspect
+import re
+import typing
 import warnings
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -186,6 +188,8 @@ def _parse(parser: ArgumentParser, config: Mapping[str, Any]) -> Any:
     for section in config:
         if section not in SECTIONS:
             raise ConfigError(f"no section {section!r}; {nearest(section, SECTIONS)}")
+    for section in {"method", "data"} & set(config):
+        _check_entry(config[section], section, optional=False)
     full = {key: _expand(value, key) for key, value in config.items()}
     _check_trainer(full.get("trainer", {}))
     try:
@@ -214,16 +218,42 @@ def _expand(node: Any, where: str) -> Any:
         return node
     if "class_path" not in node:
         return {key: _expand(value, f"{where}.{key}") for key, value in node.items()}
-    name = node["class_path"]
-    if name not in _classes():
+    name, given = node["class_path"], node.get("init_args") or {}
+    beside = sorted(set(map(str, node)) - {"class_path", "init_args"})
+    if beside or not isinstance(given, Mapping):
+        wrong = beside[0] if beside else "init_args"
+        raise ConfigError(f"{where}: {wrong!r}: give class_path and a mapping init_args only")
+    if not isinstance(name, str) or name not in _classes():
         raise ConfigError(f"{where}: no class {name!r}; {nearest(str(name), _classes())}")
     allowed = _parameters(name)
-    for key in node.get("init_args") or {}:
+    for key in map(str, given):
         if key not in allowed:
             raise ConfigError(f"{where}: {name} has no argument {key!r}; {nearest(key, allowed)}")
-    arguments = {k: _expand(v, f"{where}.{k}") for k, v in (node.get("init_args") or {}).items()}
     cls = _classes()[name]
+    for key in _class_parameters(cls) & set(given):
+        _check_entry(given[key], f"{where}.{key}")
+    arguments = {k: _expand(v, f"{where}.{k}") for k, v in given.items()}
     return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": arguments}
+
+
+def _check_entry(value: Any, where: str, *, optional: bool = True) -> None:
+    """Refuse text where an object belongs: the parser would import what it names."""
+    if not (isinstance(value, Mapping) and "class_path" in value) and not (
+        optional and value is None
+    ):
+        raise ConfigError(f"{where}: an object is written {{class_path: Name, init_args: {{...}}}}")
+
+
+@cache
+def _class_parameters(cls: type) -> set[str]:
+    """Parameters of a constructor that take an object of one of our classes."""
+    hints = typing.get_type_hints(inspect.getattr_static(cls, "__init__"))
+    return {
+        name
+        for name, hint in hints.items()
+        for kind in (hint, *typing.get_args(hint))
+        if inspect.isclass(kind) and issubclass(kind, BUILDABLE)
+    }
 
 
 def _shorten(node: Any) -> Any:
@@ -245,7 +275,12 @@ def _check_trainer(trainer: Any) -> None:
     for key in trainer:
         if key not in allowed:
             raise ConfigError(f"trainer: no argument {key!r}; {nearest(key, allowed)}")
-    for phase, optimizer in (trainer.get("optimizers") or {}).items():
+    optimizers = trainer.get("optimizers") or {}
+    if not isinstance(optimizers, Mapping):
+        raise ConfigError("trainer.optimizers: a mapping of phase to optimizer is needed")
+    for phase, optimizer in optimizers.items():
+        if not isinstance(optimizer, Mapping):
+            raise ConfigError(f"trainer.optimizers.{phase}: a mapping of arguments is needed")
         for key in optimizer:
             if key not in _adam():
                 raise ConfigError(
@@ -288,4 +323,4 @@ def _one_line(error: Exception) -> str:
     )
     noise += ("Given value type", "Problem with given class_path")
     kept = [line for line in lines if line and not line.startswith(noise)]
-    return " ".join(kept).split(" Given value: {")[0]
+    return re.split(r" Given value: (?:\{|Namespace)", " ".join(kept))[0]

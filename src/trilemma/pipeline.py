@@ -90,6 +90,8 @@ class Pipeline:
         Raises:
             ConfigError: for a number of steps or a class that the model does not have.
         """
+        if batch_size < 1:
+            raise ConfigError(f"batch_size={batch_size} must be at least 1")
         if num < 1:
             raise ConfigError(f"num={num} samples: ask for at least 1")
         batches = sample_indices(
@@ -138,8 +140,16 @@ def load(name: str | Path, *, device: torch.device | str = "cpu") -> Pipeline:
     """
     stored = store.read(_locate(str(name)), "pipeline")
     header = stored.header
+    absent = {"method", "event_shape", "class_names", "card"} - set(header)
+    if absent:
+        raise CheckpointError(f"the header of {name} has no {', '.join(sorted(absent))}")
     method = build_method(header["method"])
-    missing, unexpected = method.load_state_dict(stored.tensors, strict=False)
+    try:
+        missing, unexpected = method.load_state_dict(stored.tensors, strict=False)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"the tensors of {name} do not fit its configuration: {str(error).splitlines()[-1]}"
+        ) from error
     if missing or unexpected:
         raise CheckpointError(
             f"the tensors of {name} do not fit its configuration: {len(missing)} missing "

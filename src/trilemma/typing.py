@@ -14,7 +14,7 @@ State = Float[Tensor, "b k *event"]
 """A diffused state u_t."""
 Event = Float[Tensor, "b *event"]
 """Data x0, or noise of its shape."""
-Image = Float[Tensor, "b c h w"]
+Image = Float[Tensor, "b _ _ _"]
 """Images, or feature maps."""
 Times = Float[Tensor, "..."]
 """Diffusion times in [0, 1], float64."""

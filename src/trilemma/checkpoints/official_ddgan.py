@@ -161,6 +161,14 @@ class Link:
     def join(self, official: StateDict, shape: torch.Size) -> Tensor:
         """Return our tensor from the official ones."""
         parts = [official[name] for name in self.theirs]
+        # Shapes that the official tensors must have, from an empty tensor of ours.
+        for name, like in self.split(torch.empty(shape, device="meta")):
+            if official[name].shape != like.shape:
+                raise CheckpointError(
+                    f"tensor {name!r} has shape {list(official[name].shape)}, where "
+                    f"{list(like.shape)} is needed for {self.ours!r}: the arguments describe "
+                    "another network"
+                )
         if self.is_mix:
             parts = [part.T for part in parts]
         joined = torch.cat(parts)

@@ -9,6 +9,7 @@ previous file or the new one, never half of one.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -57,7 +58,8 @@ def write_bytes(path: Path, payload: bytes) -> None:
         finally:
             os.close(folder)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise CheckpointError(f"cannot write {path}: {error.strerror or error}") from error
 
 
@@ -108,7 +110,7 @@ def read(path: Path | str, kind: str) -> Stored:
         )
     if metadata.get("kind") != kind:
         raise CheckpointError(f"{path} is a {metadata.get('kind')} file; a {kind} file is needed")
-    if _digest(kind, metadata["header"], tensors) != metadata.get("sha256"):
+    if _digest(kind, metadata.get("header", ""), tensors) != metadata.get("sha256"):
         raise CheckpointError(f"{path} was altered after it was written: its digest does not match")
     return Stored(tensors, json.loads(metadata["header"]))
 
@@ -118,7 +120,11 @@ def _metadata(payload: bytes) -> dict[str, str]:
     length = int.from_bytes(payload[:8], "little")
     if len(payload) < 8 or length > len(payload) - 8:
         raise ValueError("the header is incomplete")
-    return json.loads(payload[8 : 8 + length]).get("__metadata__", {})
+    head = json.loads(payload[8 : 8 + length])
+    found = head.get("__metadata__", {}) if isinstance(head, dict) else None
+    if not isinstance(found, dict):
+        raise ValueError("the header is not that of a safetensors file")
+    return found
 
 
 def _digest(kind: str, header: str, tensors: Mapping[str, Tensor]) -> str:

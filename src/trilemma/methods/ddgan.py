@@ -81,6 +81,11 @@ class DDGAN(Method):
                 f"generator and discriminator disagree about num_classes: {generator.num_classes} "
                 f"and {discriminator.num_classes}"
             )
+        if discriminator is not None and discriminator.num_classes != generator.num_classes:
+            raise ConfigError(
+                f"the generator has num_classes={generator.num_classes}, the discriminator "
+                f"{discriminator.num_classes}; they must agree"
+            )
         self.generator, self.discriminator = generator, discriminator
         self.process, self.default_steps, self.t_min = process, num_steps, t_min
         self.r1_weight, self.r1_every = r1_weight, r1_every

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from trilemma.errors import ConfigError
 from trilemma.networks.layers import SinusoidalEmbedding
 from trilemma.typing import Steps
 
@@ -25,6 +26,12 @@ class _MLP(nn.Sequential):
             layers += [nn.Linear(inputs, width), nn.LeakyReLU(0.2)]
             inputs = width
         super().__init__(*layers, nn.Linear(inputs, outputs))
+
+
+def _check(**positive: int) -> None:
+    for name, value in positive.items():
+        if value < 1:
+            raise ConfigError(f"{name}={value} must be at least 1")
 
 
 class PointGenerator(nn.Module):
@@ -48,6 +55,7 @@ class PointGenerator(nn.Module):
         embed_dim: int = 16,
     ) -> None:
         super().__init__()
+        _check(dim=dim, code_dim=code_dim, width=width, num_layers=num_layers)
         self.code_dim, self.num_classes, self.event_shape = code_dim, 0, (dim,)
         self.embed = SinusoidalEmbedding(embed_dim)
         self.layers = _MLP(dim + embed_dim + code_dim, dim, width, num_layers)
@@ -71,6 +79,7 @@ class PointDiscriminator(nn.Module):
         self, dim: int = 2, *, width: int = 512, num_layers: int = 3, embed_dim: int = 16
     ) -> None:
         super().__init__()
+        _check(dim=dim, width=width, num_layers=num_layers)
         self.num_classes = 0
         self.embed = SinusoidalEmbedding(embed_dim)
         self.layers = _MLP(2 * dim + embed_dim, 1, width, num_layers)

@@ -279,6 +279,26 @@ class NCSNpp(nn.Module):
         _check("input_pyramid", input_pyramid, ("none", "residual", "input_skip"))
         _check("output_pyramid", output_pyramid, ("none", "output_skip"))
         _check("combine", combine, ("sum", "cat"))
+        positive = {"image_size": image_size, "in_channels": in_channels, "channels": channels}
+        positive |= {"patch_size": patch_size, "style_dim": style_dim}
+        positive |= {f"channel_mult[{i}]": mult for i, mult in enumerate(channel_mult)}
+        for name, value in positive.items():
+            if value < 1:
+                raise ConfigError(f"{name}={value} must be at least 1")
+        if not channel_mult:
+            raise ConfigError("channel_mult=[] must name at least one level")
+        if min(num_res_blocks, code_dim, num_classes) < 0:
+            raise ConfigError(
+                f"num_res_blocks={num_res_blocks}, code_dim={code_dim} and "
+                f"num_classes={num_classes} must be at least 0"
+            )
+        if not 0 <= dropout < 1:
+            raise ConfigError(f"dropout={dropout} must lie in [0, 1)")
+        if num_classes and not code_dim and time_embedding == "none":
+            raise ConfigError(
+                f"num_classes={num_classes}: labels enter with the code or with time; give "
+                "code_dim > 0 or a time_embedding"
+            )
         size = image_size // patch_size
         halvings = 2 ** (len(channel_mult) - 1)
         if image_size % patch_size or size % halvings:

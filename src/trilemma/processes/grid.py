@@ -2,6 +2,7 @@
 
 import torch
 
+from trilemma.errors import ConfigError
 from trilemma.processes.base import check_range
 from trilemma.typing import Times
 
@@ -20,5 +21,7 @@ def uniform_grid(num_steps: int, t_min: float = 1e-3, t_max: float = 1.0) -> Tim
     check_range("num_steps", num_steps, 1)
     check_range("t_min", t_min, 0.0, t_max)
     check_range("t_max", t_max, 0.0, 1.0)
+    if t_min == t_max:
+        raise ConfigError(f"t_min={t_min} must lie below t_max={t_max}")
     steps = torch.arange(num_steps, -1, -1, dtype=torch.float64) / num_steps
     return t_min + (t_max - t_min) * steps

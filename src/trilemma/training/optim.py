@@ -56,6 +56,11 @@ class Adam:
             raise ConfigError(
                 f"lr={self.lr} must be > 0 and adam_betas={self.adam_betas} in [0, 1)"
             )
+        if not min(self.weight_decay, self.clip_norm, self.final_lr, self.eps) >= 0:
+            raise ConfigError(
+                f"weight_decay={self.weight_decay}, clip_norm={self.clip_norm}, "
+                f"final_lr={self.final_lr} and eps={self.eps} must be >= 0"
+            )
         if self.decay_every < 1 or min(self.decay_images, self.warmup_images) < 0:
             raise ConfigError("decay_every must be >= 1, decay_images and warmup_images >= 0")
 

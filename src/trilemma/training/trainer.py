@@ -69,6 +69,7 @@ class _Run:
     counted: int = 0
     first_bad: Tensor | None = None
     bad_name: str = ""
+    asked: bool = False
     stopping: bool = False
 
 
@@ -122,6 +123,8 @@ class Trainer:
         for name, value in positive.items():
             if value < 1:
                 raise ConfigError(f"{name}={value} must be at least 1")
+        if not 0 <= ema_decay < 1:
+            raise ConfigError(f"ema_decay={ema_decay} must lie in [0, 1)")
         self.optimizers, self.num_images, self.batch_size = optimizers, num_images, batch_size
         self.accumulate, self.seed, self.precision, self.compile = (
             accumulate,
@@ -274,6 +277,7 @@ class Trainer:
                 _raise_if_bad(run)
             if run.step % self.log_every == 0 or is_last:
                 self._log(run, started, first, report)
+            if run.step % self.log_every == 0 or is_last or run.accelerator.num_processes == 1:
                 self._agree_to_stop(run)
             if is_last or run.stopping or self._is_due(run.step, self.save_images):
                 self._save(run, export)
@@ -372,8 +376,9 @@ class Trainer:
     @staticmethod
     def _agree_to_stop(run: _Run) -> None:
         """Stop all processes when one of them got a signal."""
+        run.stopping = run.asked
         if run.accelerator.num_processes > 1:
-            flag = torch.tensor([float(run.stopping)], device=run.accelerator.device)
+            flag = torch.tensor([float(run.asked)], device=run.accelerator.device)
             run.stopping = bool(run.accelerator.reduce(flag, "sum").item())
 
     def _save(self, run: _Run, export: Callable[[Path, Method], None] | None) -> None:
@@ -447,7 +452,7 @@ def _signals(run: _Run) -> Iterator[None]:
     """SIGTERM and SIGINT ask the loop to save and stop."""
 
     def stop(signum: int, frame: Any) -> None:
-        run.stopping = True
+        run.asked = True
 
     try:
         previous = {s: signal.signal(s, stop) for s in (signal.SIGTERM, signal.SIGINT)}
