@@ -378,3 +378,17 @@ def test_an_interrupt_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr("trilemma.cli._models", interrupt)
     assert main(["models"]) == 130
     assert capsys.readouterr().err == "trilemma: error: interrupted\n"
+
+
+# ---------------------------------------------------------------- demo
+
+
+def test_demo_draws_and_judges_digits(tmp_path, capsys):
+    assert main(["demo", "-o", str(tmp_path / "digits.png")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "ddgan-mnist: 512 digits, 4 network calls each"
+    drawn, real = re.search(r"fd_digits (\S+) to .* digits score (\S+)$", lines[2]).groups()
+    assert 0 < float(real) < float(drawn) < 60  # untrained networks are beyond 80
+    assert "10 of 10" in lines[3]
+    with Image.open(tmp_path / "digits.png") as picture:
+        assert picture.width == picture.height > 500
