@@ -114,6 +114,10 @@ class LinearSDE(ABC):
     num_panels: ClassVar[int] = 64
     """Panels of the default integration of the moment equations."""
 
+    def __repr__(self) -> str:
+        settings = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
+        return f"{type(self).__name__}({settings})"
+
     @abstractmethod
     def drift_matrix(self, t: Times) -> Blocks:
         """F(t), float64 of shape (..., k, k) for times of shape (...)."""
