@@ -137,10 +137,10 @@ def test_a_built_method_computes(tmp_path):
     torch.manual_seed(0)
     built = build_method(config["method"])
     torch.manual_seed(0)
-    direct = PointGenerator(code_dim=2, width=8, num_layers=3)
+    direct = PointGenerator(code_dim=8, width=8, num_layers=3)
     state = built.generator.state_dict()
     assert all(torch.equal(state[k], v) for k, v in direct.state_dict().items())
-    assert (built.default_steps, built.r1_weight, built.r1_every) == (4, 0.05, 1)
+    assert (built.default_steps, built.r1_weight, built.r1_every) == (4, 0.01, 4)
     loss = built.loss(torch.zeros(4, 2), None, "generator", BatchRng(0, 4), 0)
     assert torch.isfinite(loss.total)
 

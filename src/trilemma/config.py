@@ -42,11 +42,6 @@ __all__ = [
 ]
 
 Config = dict[str, Any]
-_KEEP_NULLS: dict[str, Any] = (
-    {"skip_unset": False}
-    if "skip_unset" in inspect.signature(ArgumentParser.dump).parameters
-    else {"skip_none": False}
-)
 BUILDABLE = (processes.LinearSDE, nn.Module, Data)
 SECTIONS = ("method", "data", "trainer")
 
@@ -140,7 +135,7 @@ def resolve(config: Mapping[str, Any]) -> Config:
     """
     parser = _parser(tuple(config))
     parsed = _parse(parser, config)
-    return _shorten(yaml.safe_load(parser.dump(parsed, **_KEEP_NULLS)))
+    return _shorten(yaml.safe_load(parser.dump(parsed, skip_unset=False)))
 
 
 def build_recipe(config: Mapping[str, Any]) -> tuple[Method, Data, Trainer]:
@@ -205,7 +200,7 @@ def _parse(parser: ArgumentParser, config: Mapping[str, Any]) -> Any:
 def _instantiate(parser: ArgumentParser, config: Mapping[str, Any]) -> Any:
     parsed = _parse(parser, config)
     try:
-        return getattr(parser, "instantiate", parser.instantiate_classes)(parsed)
+        return parser.instantiate(parsed)
     except (TypeError, ValueError) as error:
         raise _own_error(error) or ConfigError(_one_line(error)) from error
 
