@@ -101,6 +101,7 @@ def evaluate_samples(
     Raises:
         ConfigError: if there are fewer samples than asked for.
     """
+    total = len(data)  # opens the data: a wrong path must not cost a long sampling first
     if isinstance(samples, Tensor):
         if len(samples) < num:
             raise ConfigError(f"{len(samples)} samples were given, -n {num} asks for more")
@@ -110,9 +111,9 @@ def evaluate_samples(
         drawn = to_uint8(drawn) if drawn.dim() == 4 else drawn
     if isinstance(data, Toy):
         return _toy_records(drawn, data, split)
-    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
     real = data.images_uint8(order[:num])
-    rest = data.images_uint8(order[num : 2 * num]) if len(data) >= num + 24 else None
+    rest = data.images_uint8(order[num : 2 * num]) if total >= num + 24 else None
     network = extractor_named(extractor) if extractor else None
     if isinstance(data, StackedDigits):
         records = _stacked_records(drawn, split)

@@ -54,9 +54,7 @@ def sample_indices(
         label = labels_for(method.num_classes, chunk, class_label)
         denoiser = method.denoiser(None if label is None else label.to(device))
         u = prior_sample(method.process, tuple(event), rng)
-        if u.dim() == 5 and device.type != "cpu":
-            u = u.to(device)
-        data = sampler.run(denoiser, u.to(device), grid, rng)[:, 0]
+        data = sampler.run(denoiser, u, grid, rng)[:, 0]
         if progress is not None:
             progress(len(chunk))
         yield data, label

@@ -66,9 +66,7 @@ class _Run:
     emas: dict[str, EMA]
     step: int = 0
     sums: dict[str, Tensor] = field(default_factory=dict)
-    counted: int = 0
     first_bad: Tensor | None = None
-    bad_name: str = ""
     asked: bool = False
     stopping: bool = False
 
