@@ -16,6 +16,7 @@ find_python() {
       command -v "$candidate"; return
     fi
   done
+  [ -z "${PYTHON:-}" ] || fail "PYTHON=$PYTHON is not Python 3.11 or newer: name another"
   found=$(python3 --version 2>/dev/null || echo "no python3")
   fail "Python 3.11 or newer is needed, found $found: install it, or name it: make PYTHON=/path/to/python"
 }
