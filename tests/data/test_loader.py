@@ -3,7 +3,7 @@ import itertools
 import pytest
 import torch
 
-from trilemma.data import Batch, Data, HubImages, Toy, batches
+from trilemma.data import Batch, Batches, Data, HubImages, Toy
 from trilemma.data.loader import Order
 from trilemma.errors import ConfigError, DataError
 
@@ -39,7 +39,7 @@ def numbers(step):
 
 
 def take(num, data, **settings):
-    return list(itertools.islice(batches(data, **settings), num))
+    return list(itertools.islice(Batches(data, **settings), num))
 
 
 def test_two_ranks_interleave_to_the_one_process_batch():
@@ -87,11 +87,11 @@ def test_start_step_resumes_identically(length):
 
 def test_state_is_the_step_and_nothing_else():
     data = Toy("grid25", num_points=50)
-    first = batches(data, batch_size=8, seed=2)
+    first = Batches(data, batch_size=8, seed=2)
     for _ in range(9):
         next(first)
     assert first.state_dict() == {"step": 9}
-    second = batches(data, batch_size=8, seed=2)
+    second = Batches(data, batch_size=8, seed=2)
     second.load_state_dict(first.state_dict())
     assert torch.equal(next(first)[0].x0, next(second)[0].x0)
 
@@ -133,7 +133,7 @@ def test_shuffled_positions_are_uniform():
 def test_workers_read_the_same_batches_and_resume():
     settings = {"batch_size": 12, "seed": 4, "accumulate": 2}
     here = take(10, Counting(50), **settings)
-    loader = batches(Counting(50, in_memory=False), num_workers=2, **settings)
+    loader = Batches(Counting(50, in_memory=False), num_workers=2, **settings)
     there = [next(loader) for _ in range(10)]
     assert all(
         torch.equal(a.x0, b.x0) and torch.equal(a.label, b.label)
@@ -146,7 +146,7 @@ def test_workers_read_the_same_batches_and_resume():
 
 
 def test_an_error_in_a_worker_stays_one_line():
-    loader = batches(Counting(8, in_memory=False, bad=5), batch_size=8, num_workers=1)
+    loader = Batches(Counting(8, in_memory=False, bad=5), batch_size=8, num_workers=1)
     with pytest.raises(DataError, match=r"^row 5 cannot be read$"):
         next(loader)
 
@@ -164,12 +164,12 @@ def test_an_error_in_a_worker_stays_one_line():
 )
 def test_bad_settings_name_the_allowed_ones(settings, message):
     with pytest.raises(ConfigError, match=message):
-        batches(Counting(100), **settings)
+        Batches(Counting(100), **settings)
 
 
 def test_a_foreign_state_is_refused():
     with pytest.raises(ConfigError, match="needs 'step'"):
-        batches(Counting(8), batch_size=4).load_state_dict({"epoch": 1})
+        Batches(Counting(8), batch_size=4).load_state_dict({"epoch": 1})
 
 
 def test_pictures_on_disk_through_workers(tmp_path, helpers):

@@ -4,7 +4,7 @@ import json
 import pytest
 import torch
 
-from trilemma.data import HubImages, batches, stream
+from trilemma.data import Batches, HubImages, stream
 from trilemma.errors import ConfigError, DataError
 
 NAMES = [str(i) for i in range(40)]
@@ -95,15 +95,15 @@ def test_limit_and_iteration(data):
 
 def test_loader_streams_and_resumes(data):
     settings = {"batch_size": 8, "seed": 0, "accumulate": 2, "rank": 1, "world_size": 2}
-    loader = batches(data, **settings)
+    loader = Batches(data, **settings)
     steps = [next(loader) for _ in range(3)]
     assert all(len(step) == 2 and len(step[0]) == 2 for step in steps)
     state = json.loads(json.dumps(loader.state_dict()))
     assert state["step"] == 3
     following = next(loader)
-    resumed = batches(data, **settings)
+    resumed = Batches(data, **settings)
     resumed.load_state_dict(state)
-    skipped = batches(data, start_step=3, **settings)
+    skipped = Batches(data, start_step=3, **settings)
     for other in (next(resumed), next(skipped)):
         assert all(torch.equal(a.x0, b.x0) for a, b in zip(following, other, strict=True))
     with pytest.raises(ConfigError, match="needs 'step' and 'stream'"):

@@ -3,7 +3,7 @@
 from trilemma.data.argument import data_from_argument
 from trilemma.data.base import Batch, Data, Stream
 from trilemma.data.hub import HubImages
-from trilemma.data.loader import Batches, batches
+from trilemma.data.loader import Batches
 from trilemma.data.stacked import StackedDigits
 from trilemma.data.toy import Toy
 
@@ -15,6 +15,5 @@ __all__ = [
     "StackedDigits",
     "Stream",
     "Toy",
-    "batches",
     "data_from_argument",
 ]

@@ -198,7 +198,7 @@ class Data(ABC):
         Raises:
             ConfigError: the data are indexed, not streamed.
         """
-        raise ConfigError(f"{self!r} is not streamed; use batches(data, ...) or fetch(indices)")
+        raise ConfigError(f"{self!r} is not streamed; use Batches(data, ...) or fetch(indices)")
 
 
 def to_indices(indices: Sequence[int] | Tensor, length: int) -> Tensor:

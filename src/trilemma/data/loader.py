@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 from trilemma.data.base import Batch, Data
 from trilemma.errors import ConfigError, TrilemmaError
 
-__all__ = ["Batches", "Order", "Share", "batches"]
+__all__ = ["Batches", "Order", "Share"]
 
 
 class Order:
@@ -240,50 +240,6 @@ class Batches:
             self._ahead = None  # stop the workers now, not when the traceback is forgotten
             raise batch
         return batch
-
-
-def batches(
-    data: Data,
-    *,
-    batch_size: int,
-    seed: int = 0,
-    start_step: int = 0,
-    rank: int = 0,
-    world_size: int = 1,
-    accumulate: int = 1,
-    num_workers: int = 0,
-    pin_memory: bool = False,
-) -> Batches:
-    """Iterate over training steps for ever.
-
-    Args:
-        data: what to read.
-        batch_size: examples in a *global* batch, over all processes and micro-batches.
-        seed: decides the order, at least 0.
-        start_step: step to begin with, 0 for a new run.
-        rank: number of this process, in [0, world_size).
-        world_size: number of processes.
-        accumulate: micro-batches per step, whose gradients are added.
-        num_workers: processes that decode ahead, for indexed data that are not in memory.
-        pin_memory: whether to return page-locked tensors (needs a GPU).
-
-    Returns:
-        An iterator whose items are lists of ``accumulate`` batches.
-
-    Raises:
-        ConfigError: the batch cannot be dealt evenly, or an argument is out of range.
-    """
-    return Batches(
-        data,
-        batch_size=batch_size,
-        seed=seed,
-        start_step=start_step,
-        rank=rank,
-        world_size=world_size,
-        accumulate=accumulate,
-        num_workers=num_workers,
-        pin_memory=pin_memory,
-    )
 
 
 class _Fetch(Dataset[Any]):

@@ -19,7 +19,7 @@ from trilemma.processes import LinearSDE
 from trilemma.rng import Rng
 from trilemma.typing import Event, Labels, Times
 
-__all__ = ["Loss", "Method"]
+__all__ = ["Loss", "Method", "channels_last", "prior_sample"]
 
 
 @dataclass

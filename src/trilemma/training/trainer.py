@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from trilemma.checkpoints import store
-from trilemma.data import Batch, Batches, Data, batches
+from trilemma.data import Batch, Batches, Data
 from trilemma.errors import CheckpointError, ConfigError, NumericalError
 from trilemma.images import save_png, to_uint8
 from trilemma.methods.base import Method, channels_last
@@ -217,7 +217,7 @@ class Trainer:
             )
             for phase in method.phases
         }
-        loader = batches(
+        loader = Batches(
             data,
             batch_size=self.batch_size,
             seed=self.seed,
