@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from trilemma.errors import ConfigError
 from trilemma.networks.layers import SinusoidalEmbedding
-from trilemma.typing import Steps
+from trilemma.typing import Steps, TimesOrSteps
 
 __all__ = ["PointDiscriminator", "PointGenerator"]
 
@@ -60,8 +60,8 @@ class PointGenerator(nn.Module):
         self.embed = SinusoidalEmbedding(embed_dim)
         self.layers = _MLP(dim + embed_dim + code_dim, dim, width, num_layers)
 
-    def forward(self, u: Tensor, t: Steps, code: Tensor, label: None = None) -> Tensor:
-        """Map points (b, dim), steps (b) and codes (b, code_dim) to clean points (b, dim)."""
+    def forward(self, u: Tensor, t: TimesOrSteps, code: Tensor, label: None = None) -> Tensor:
+        """Map points (b, dim), steps or times (b), codes (b, code_dim) to points (b, dim)."""
         return self.layers(torch.cat([u, self.embed(t), code], dim=1))
 
 

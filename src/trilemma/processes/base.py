@@ -164,10 +164,9 @@ class LinearSDE(ABC):
         noise = _linear_step(flow + _kron(identity, drift), source, h, torch.zeros_like(start))
         return psi.unflatten(-1, (k, k)), noise.unflatten(-1, (k, k))
 
-    def marginal(self, t: Times | float, origin: float = 0.0) -> Transition:
+    def marginal(self, t: Times | float, origin: Times | float = 0.0) -> Transition:
         """Return the perturbation kernel u_t | u_origin, with clean data at time ``origin``."""
-        t = as_times(t)
-        return self.transition(torch.full_like(t, origin), t)
+        return self.transition(origin, t)
 
     def posterior(
         self, t: Times | float, s: Times | float, origin: Times | float = 0.0
