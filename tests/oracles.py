@@ -13,8 +13,9 @@ from mpmath import mp
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from trilemma.denoiser import Denoiser
-from trilemma.processes import LinearSDE
+from trilemma.denoiser import Denoiser, ScoreDenoiser
+from trilemma.parametrisation import Parametrisation, Predict
+from trilemma.processes import LinearSDE, act
 
 GOLDEN = Path(__file__).parent / "golden" / "ddgan"
 
@@ -164,14 +165,15 @@ class BareVP(LinearSDE):
 
 
 def examples(base: type) -> list:
-    """One small instance of every concrete subclass that the package defines, found by import."""
+    """One small instance of every public concrete subclass of the package, found by import."""
     import inspect
 
     found, queue = [], [base]
     while queue:
         cls = queue.pop()
         queue += cls.__subclasses__()
-        if not inspect.isabstract(cls) and cls.__module__.startswith("trilemma."):
+        is_ours = cls.__module__.startswith("trilemma.") and not cls.__name__.startswith("_")
+        if is_ours and not inspect.isabstract(cls):
             found.append(cls.example() if hasattr(cls, "example") else cls())
     assert found, f"no subclass of {base.__name__} found"
     return sorted(found, key=lambda item: type(item).__name__)
@@ -273,3 +275,102 @@ class ConstantDiscriminator(nn.Module):
 
     def forward(self, u_s, step, u_t, label=None):
         return self.value + 0 * u_s.flatten(1).sum(1, keepdim=True)
+
+
+# ------------------------------------------------- mixtures and their exact scores
+
+
+def golden_cld(name: str) -> dict[str, Tensor]:
+    """Tensors of a golden file of Langevin diffusion, a fresh copy each time."""
+    return {key: value.clone() for key, value in _golden_cld(name).items()}
+
+
+@cache
+def _golden_cld(name: str) -> dict[str, Tensor]:
+    with safe_open(GOLDEN.parent / "cld" / f"{name}.safetensors", "pt") as file:
+        return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+
+
+class Mixture:
+    """A Gaussian mixture in R^d, float64: means (n, d), covariances (n, d, d), weights (n)."""
+
+    def __init__(self, means: Tensor, covs: Tensor, weights: Tensor | None = None) -> None:
+        self.means, self.covs = means.double(), covs.double()
+        weights = torch.ones(len(means)) if weights is None else weights
+        self.weights = weights.double() / weights.sum()
+        self.dim = means.shape[1]
+
+    @classmethod
+    def gaussian(cls, data: GaussianData) -> Mixture:
+        """One component."""
+        return cls(data.mean[None], data.cov[None])
+
+    @classmethod
+    def round(cls, means: Tensor, sd: Tensor, weights: Tensor | None = None) -> Mixture:
+        """Components with covariance sd^2 I."""
+        covs = sd.double().square()[:, None, None] * torch.eye(means.shape[1], dtype=torch.float64)
+        return cls(means, covs, weights)
+
+    @classmethod
+    def example(cls) -> Mixture:
+        """Three components in the plane."""
+        means = torch.tensor([[-0.8, 0.3], [0.5, 0.9], [0.4, -0.7]])
+        covs = [[[0.2, 0.05], [0.05, 0.1]], [[0.1, 0.0], [0.0, 0.3]], [[0.25, -0.1], [-0.1, 0.15]]]
+        return cls(means, torch.tensor(covs), torch.tensor([0.5, 0.2, 0.3]))
+
+    def diffused(self, process: LinearSDE, t: float) -> tuple[Tensor, Tensor]:
+        """Means (n, k d) and covariances (n, k d, k d) of the components at time t."""
+        kernel = process.marginal(t)
+        signal = kernel.mean_matrix[:, 0]
+        means = (signal[:, None] * self.means[:, None, :]).flatten(1)
+        noise = torch.kron(kernel.cov, torch.eye(self.dim, dtype=torch.float64))
+        spread = [torch.kron(torch.outer(signal, signal), cov) for cov in self.covs]
+        return means, torch.stack(spread) + noise
+
+
+class ExactScore(ScoreDenoiser):
+    """The true score of a mixture under a process of any number of blocks, in float64.
+
+    Args:
+        data: mixture at time 0.
+        process: process whose coefficients the sampler sees.
+        law: process whose marginals define the score, if another one.
+        parametrisation: only for what it says about the blocks.
+    """
+
+    def __init__(
+        self,
+        data: Mixture,
+        process: LinearSDE,
+        law: LinearSDE | None = None,
+        parametrisation: Parametrisation | None = None,
+    ) -> None:
+        super().__init__(torch.nn.Identity(), process, parametrisation or Predict("eps"))
+        self.data, self.law = data, law or process
+        self._laws: dict[float, tuple[Tensor, ...]] = {}
+
+    def _at(self, t: float) -> tuple[Tensor, ...]:
+        if t not in self._laws:
+            means, covs = self.data.diffused(self.law, t)
+            level = self.data.weights.log() - torch.linalg.slogdet(covs)[1] / 2
+            times = torch.tensor(t, dtype=torch.float64)
+            chol = self.parametrisation.kernel(self.process, times).chol()
+            self._laws[t] = means, torch.linalg.inv(covs), level, chol
+        return self._laws[t]
+
+    def eps(self, u, t):
+        self.nfe += 1
+        means, precisions, level, chol = self._at(float(t))
+        apart = means - u.double().flatten(1)[:, None]
+        pulls = torch.einsum("nij,bnj->bni", precisions, apart)
+        share = torch.softmax(level - (apart * pulls).sum(-1) / 2, dim=1)
+        score = (share[..., None] * pulls).sum(1).view(u.shape)
+        return -act(chol.mT, score).to(u)
+
+
+# -------------------------------------------- golden files of Langevin diffusion
+
+
+def golden_cld(name: str) -> dict[str, Tensor]:
+    """Tensors of a golden file of critically-damped Langevin diffusion, a fresh copy each time."""
+    return golden(f"../cld/{name}")

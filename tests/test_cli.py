@@ -375,7 +375,7 @@ def test_an_interrupt_is_one_line(monkeypatch, capsys):
     def interrupt(options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("trilemma.cli._models", interrupt)
+    monkeypatch.setattr("trilemma.commands.about._models", interrupt)
     assert main(["models"]) == 130
     assert capsys.readouterr().err == "trilemma: error: interrupted\n"
 

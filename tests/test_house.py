@@ -14,13 +14,15 @@ FILES = sorted(SOURCE.rglob("*.py"))
 STAGES = [
     ("typing", "errors", "rng"),
     ("processes", "networks", "data", "metrics", "checkpoints.store"),
+    ("parametrisation",),
     ("denoiser",),
-    ("methods", "samplers"),
+    ("methods", "samplers", "likelihood"),
     ("sampling",),
-    ("training", "checkpoints.official_ddgan"),
+    ("training", "checkpoints.official_ddgan", "checkpoints.official_cld", "checkpoints.links"),
     ("config",),
     ("pipeline",),
     ("evaluation", "checkpoints.convert"),
+    ("commands",),
     ("cli",),
 ]
 """From left to right. A module sees what stands left of it, and itself; neighbours of one stage do

@@ -26,7 +26,7 @@ from torch import nn
 from trilemma import data, methods, networks, processes
 from trilemma.data import Data
 from trilemma.errors import ConfigError, TrilemmaError, nearest
-from trilemma.methods import Method
+from trilemma.methods import Method, Proposal, Weight
 from trilemma.training import Adam, Trainer
 
 __all__ = [
@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 Config = dict[str, Any]
-BUILDABLE = (processes.LinearSDE, nn.Module, Data)
+BUILDABLE = (processes.LinearSDE, nn.Module, Data, Weight, Proposal)
 SECTIONS = ("method", "data", "trainer")
 
 

@@ -7,7 +7,9 @@ how many samples entered, of which split, and what real data score at the same s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from torch import Tensor
 from trilemma.data import Data, HubImages, StackedDigits, Toy, data_from_argument
 from trilemma.errors import ConfigError, DataError
 from trilemma.images import to_uint8
+from trilemma.likelihood import Divergence, Probe, dequantise, negative_log_likelihood
 from trilemma.metrics import (
     Record,
     classify,
@@ -30,8 +33,9 @@ from trilemma.metrics import (
     stacked_numbers,
 )
 from trilemma.pipeline import Pipeline
+from trilemma.rng import SampleRng
 
-__all__ = ["evaluate_samples", "read_npz", "reference_data"]
+__all__ = ["LikelihoodResult", "evaluate_samples", "likelihood", "read_npz", "reference_data"]
 
 
 def read_npz(path: Path | str) -> Tensor:
@@ -80,8 +84,8 @@ def evaluate_samples(
     split: str,
     seed: int = 0,
     extractor: str | None = None,
-    batch_size: int = 64,
     progress: Callable[[int], None] | None = None,
+    **walk: Any,
 ) -> list[Record]:
     """Measure samples against real data.
 
@@ -92,8 +96,8 @@ def evaluate_samples(
         split: name of the real split, for the record.
         seed: of the samples and of random subsets.
         extractor: name of a feature extractor; by default what suits the images.
-        batch_size: samples per network call.
         progress: called with the number of samples after each batch.
+        walk: further arguments of ``Pipeline.sample``: sampler, num_steps, batch_size, ...
 
     Returns:
         Records with their protocol.
@@ -107,7 +111,7 @@ def evaluate_samples(
             raise ConfigError(f"{len(samples)} samples were given, -n {num} asks for more")
         drawn = samples[:num]
     else:
-        drawn = samples.sample(num, seed=seed, batch_size=batch_size, progress=progress)
+        drawn = samples.sample(num, seed=seed, progress=progress, **walk)
         drawn = to_uint8(drawn) if drawn.dim() == 4 else drawn
     if isinstance(data, Toy):
         return _toy_records(drawn, data, split)
@@ -123,6 +127,113 @@ def evaluate_samples(
         records = []
     network = network or extractor_for(drawn)
     return records + evaluate(drawn, real, network, split=split, seed=seed, floor_real=rest)
+
+
+@dataclass(frozen=True)
+class LikelihoodResult:
+    """Negative log-likelihood of a data set, with its statistical error.
+
+    Args:
+        nats: per datum (n), float64, in the units of x0.
+        bits_per_dim: per datum (n), float64; None for data that are not bytes.
+        kind: what kind of number it is.
+        nfe: network calls per batch, on average.
+    """
+
+    nats: Tensor
+    bits_per_dim: Tensor | None
+    kind: str
+    nfe: float
+
+    @staticmethod
+    def _interval(values: Tensor) -> tuple[float, float]:
+        """Mean and half-width of its 95 % confidence interval."""
+        spread = float(values.std()) if len(values) > 1 else math.nan
+        return float(values.mean()), 1.96 * spread / len(values) ** 0.5
+
+    def lines(self, split: str) -> list[str]:
+        """The result in words."""
+        mean, error = self._interval(self.nats)
+        lines = []
+        if self.bits_per_dim is not None:
+            bits, bits_error = self._interval(self.bits_per_dim)
+            lines.append(f"{bits:.4f} ± {bits_error:.4f} bits per dimension")
+        lines.append(f"{mean:.2f} ± {error:.2f} nats per datum, in the units of the network's data")
+        data = "dequantised " if self.bits_per_dim is not None else ""
+        lines.append(
+            f"{self.kind}; mean and 95 % confidence interval over {len(self.nats)} {data}data of "
+            f"the {split} split, {self.nfe:.0f} network calls each"
+        )
+        return lines
+
+    def as_dict(self) -> dict[str, Any]:
+        """The result as plain numbers."""
+        mean, error = self._interval(self.nats)
+        found: dict[str, Any] = {"kind": self.kind, "num": len(self.nats), "nfe": self.nfe}
+        found |= {"nats": mean, "nats_interval": error}
+        if self.bits_per_dim is not None:
+            bits, bits_error = self._interval(self.bits_per_dim)
+            found |= {"bits_per_dim": bits, "bits_per_dim_interval": bits_error}
+        return found
+
+
+def likelihood(
+    pipeline: Pipeline,
+    data: Data,
+    num: int,
+    *,
+    divergence: Divergence = "hutchinson",
+    probe: Probe = "rademacher",
+    tolerance: float = 1e-5,
+    seed: int = 0,
+    batch_size: int = 64,
+    progress: Callable[[int], None] | None = None,
+) -> LikelihoodResult:
+    """Measure the log-likelihood of real data under a model; noise of datum i depends on i alone.
+
+    Args:
+        pipeline: a model with a score.
+        data: real data; images are dequantised.
+        num: data to use, at random; all of them if there are fewer.
+        divergence: "hutchinson" or "exact".
+        probe: law of the probe.
+        tolerance: relative and absolute tolerance of the solver.
+        seed: of the choice of data, noise and probes.
+        batch_size: data per network call.
+        progress: called with the number of data after each batch.
+
+    Raises:
+        ConfigError: for a model without a score.
+    """
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:num]
+    device = next(pipeline.method.parameters()).device
+    is_image = len(pipeline.event_shape) == 3
+    nats, bits, calls, kind = [], [], [], ""
+    for chunk in order.split(batch_size):
+        rng = SampleRng(seed, chunk.tolist(), device)
+        batch = data.fetch(chunk)
+        label = None
+        if pipeline.num_classes:
+            label = None if batch.label is None else batch.label.to(device)
+        x0 = dequantise(data.images_uint8(chunk), rng) if is_image else batch.x0
+        found = negative_log_likelihood(
+            pipeline.method.denoiser(label),
+            x0.to(device),
+            rng,
+            divergence=divergence,
+            probe=probe,
+            rtol=tolerance,
+            atol=tolerance,
+        )
+        nats.append(found.nats.cpu())
+        bits.append(found.bits_per_dim().cpu())
+        calls.append(found.nfe)
+        kind = found.kind
+        if progress is not None:
+            progress(len(chunk))
+    return LikelihoodResult(
+        torch.cat(nats), torch.cat(bits) if is_image else None, kind, sum(calls) / len(calls)
+    )
 
 
 def _stacked_records(images: Tensor, split: str) -> list[Record]:

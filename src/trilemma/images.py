@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image as PILImage
+from PIL import ImageOps
 from torch import Tensor
 
 from trilemma.checkpoints.store import write_bytes
-from trilemma.errors import ConfigError
+from trilemma.errors import ConfigError, DataError
 
-__all__ = ["grid_image", "save_images", "save_png", "to_uint8"]
+__all__ = ["grid_image", "read_images", "save_images", "save_png", "to_uint8"]
 
 
 def to_uint8(images: Tensor) -> Tensor:
@@ -59,7 +60,11 @@ def save_png(path: Path | str, images: Tensor, columns: int | None = None) -> No
 
 
 def save_images(
-    path: Path | str, images: Tensor, labels: Tensor | None = None, first: int = 0
+    path: Path | str,
+    images: Tensor,
+    labels: Tensor | None = None,
+    first: int = 0,
+    columns: int | None = None,
 ) -> None:
     """Write uint8 images (b, c, h, w) in the form that the path asks for.
 
@@ -73,7 +78,7 @@ def save_images(
     """
     path = Path(path)
     if path.suffix == ".png":
-        save_png(path, images)
+        save_png(path, images, columns)
     elif path.suffix == ".npz":
         buffer = io.BytesIO()
         arrays = [images.permute(0, 2, 3, 1).cpu().numpy()]
@@ -88,6 +93,37 @@ def save_images(
             f"cannot write images to {path}: give a name ending in .png (a grid), .npz (an array) "
             "or without suffix (a folder)"
         )
+
+
+def read_images(path: Path | str, event_shape: tuple[int, ...]) -> Tensor:
+    """Read one picture, or all of a folder in order of their names, as floats in [-1, 1].
+
+    Pictures are cropped at the centre and resized to the shape (c, h, w).
+
+    Returns:
+        Images (n, c, h, w).
+
+    Raises:
+        DataError: if there is no picture, or a file cannot be read.
+    """
+    channels, height, width = event_shape
+    path = Path(path)
+    files = sorted(f for f in path.iterdir() if f.is_file()) if path.is_dir() else [path]
+    if not files:
+        raise DataError(f"{path} holds no pictures")
+    arrays = []
+    for file in files:
+        try:
+            with PILImage.open(file) as picture:
+                fitted = ImageOps.fit(
+                    ImageOps.exif_transpose(picture).convert("L" if channels == 1 else "RGB"),
+                    (width, height),
+                    PILImage.Resampling.LANCZOS,
+                )
+        except (OSError, ValueError, SyntaxError) as error:
+            raise DataError(f"cannot read a picture from {file}: {error}") from error
+        arrays.append(np.asarray(fitted, dtype=np.float32).reshape(height, width, channels))
+    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2) / 127.5 - 1
 
 
 def _to_pil(image: Tensor) -> PILImage.Image:

@@ -20,7 +20,9 @@ from trilemma.config import build_method, sampling_config
 from trilemma.errors import CheckpointError, ConfigError, nearest
 from trilemma.methods import Method
 from trilemma.methods.base import channels_last
-from trilemma.sampling import sample_indices
+from trilemma.samplers import Sampler
+from trilemma.samplers.base import Final
+from trilemma.sampling import Start, Walk, sample_indices
 
 __all__ = ["Pipeline", "bundled_models", "load", "save_pipeline"]
 
@@ -46,6 +48,8 @@ class Pipeline:
         self.method = channels_last(method.eval().requires_grad_(False))
         self.event_shape, self.class_names = tuple(event_shape), tuple(class_names)
         self.card = dict(card or {})
+        self.last_nfe = 0
+        """Network calls per sample of the latest drawing."""
 
     @property
     def num_classes(self) -> int:
@@ -66,45 +70,115 @@ class Pipeline:
         self,
         num: int,
         *,
+        sampler: Sampler | str | None = None,
         num_steps: int | None = None,
+        grid: str | None = None,
+        final: Final = "none",
+        guidance: float = 1.0,
         seed: int = 0,
         class_label: int | None = None,
         batch_size: int = 64,
         first: int = 0,
+        return_trajectory: bool = False,
         progress: Callable[[int], None] | None = None,
     ) -> Tensor:
         """Draw samples; sample i depends on the seed and i alone.
 
         Args:
             num: how many.
-            num_steps: steps of the grid; what the method was trained for by default.
+            sampler: a sampler or its name; what suits the method by default.
+            num_steps: steps of the grid; what the method suggests by default.
+            grid: "uniform", "quadratic", "root", "rho" or "log_snr"; by default as above.
+            final: what follows the last step: "none", "drift" or "x0".
+            guidance: weight of classifier-free guidance; 1 for none.
             seed: seed shared by all samples.
             class_label: one class for all; by default sample i shows class i mod num_classes.
             batch_size: samples per network call.
             first: index of the first sample.
+            return_trajectory: return all states on the way.
             progress: called with the number of samples after each batch.
 
         Returns:
-            Floats (num, *event_shape) on the CPU; images in [-1, 1].
+            Floats (num, *event_shape) on the CPU; images in [-1, 1]. With ``return_trajectory``
+            the data block of every state, (steps + 1, num, *event_shape), from noise to data.
 
         Raises:
-            ConfigError: for a number of steps or a class that the model does not have.
+            ConfigError: for a sampler, a number of steps or a class that does not fit the model.
         """
-        if batch_size < 1:
-            raise ConfigError(f"batch_size={batch_size} must be at least 1")
-        if num < 1:
-            raise ConfigError(f"num={num} samples: ask for at least 1")
-        batches = sample_indices(
-            self.method,
-            self.event_shape,
+        _check_counts(num, batch_size)
+        walk = Walk(sampler, num_steps, grid, final, guidance)
+        return self._collect(
+            walk,
             range(first, first + num),
+            return_trajectory,
             seed=seed,
-            num_steps=num_steps,
             class_label=class_label,
             batch_size=batch_size,
             progress=progress,
         )
-        return torch.cat([data.float().cpu() for data, _ in batches])
+
+    def edit(
+        self,
+        x0: Tensor,
+        strength: float = 0.5,
+        *,
+        sampler: Sampler | str | None = None,
+        num_steps: int | None = None,
+        grid: str | None = None,
+        final: Final = "none",
+        guidance: float = 1.0,
+        seed: int = 0,
+        class_label: int | None = None,
+        batch_size: int = 64,
+        first: int = 0,
+        return_trajectory: bool = False,
+    ) -> Tensor:
+        """Noise data up to a level and denoise them: strokes to images, variations.
+
+        Args:
+            x0: data (num, *event_shape), images in [-1, 1].
+            strength: time to go back to, in (0, 1]; the grid starts at its time nearest to it. A
+                denoising diffusion GAN of T steps knows T such times.
+            sampler, num_steps, grid, final, guidance, seed, class_label, batch_size, first: as for
+                ``sample``.
+            return_trajectory: return all states on the way.
+
+        Returns:
+            As for ``sample``, one result per datum.
+
+        Raises:
+            ConfigError: for data of another shape or a strength outside (0, 1].
+        """
+        if tuple(x0.shape[1:]) != self.event_shape:
+            raise ConfigError(
+                f"data of shape {tuple(x0.shape[1:])} given, {self.event_shape} needed"
+            )
+        _check_counts(len(x0), batch_size)
+        return self._collect(
+            Walk(sampler, num_steps, grid, final, guidance),
+            range(first, first + len(x0)),
+            return_trajectory,
+            seed=seed,
+            class_label=class_label,
+            batch_size=batch_size,
+            start=Start(x0, strength),
+        )
+
+    def _collect(self, walk: Walk, indices: range, keep: bool, **options: Any) -> Tensor:
+        parts = []
+        for drawn in sample_indices(
+            self.method, self.event_shape, indices, walk, keep=keep, **options
+        ):
+            self.last_nfe = drawn.nfe
+            parts.append(drawn.data if drawn.trajectory is None else drawn.trajectory)
+        return torch.cat([part.float().cpu() for part in parts], dim=1 if keep else 0)
+
+
+def _check_counts(num: int, batch_size: int) -> None:
+    if batch_size < 1:
+        raise ConfigError(f"batch_size={batch_size} must be at least 1")
+    if num < 1:
+        raise ConfigError(f"num={num} samples: ask for at least 1")
 
 
 def save_pipeline(

@@ -12,12 +12,16 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-__all__ = ["BatchRng", "Rng", "SampleRng", "mix_seed"]
+__all__ = ["BatchRng", "Pairing", "Rng", "SampleRng", "mix_seed"]
+
+Pairing = Literal["independent", "antithetic", "stratified"]
+"""How uniform numbers of one batch relate: not at all; the second half mirrors the first,
+1 - r; or one shared number shifts an even spacing, (i + r) / N, rows in order."""
 
 _MASK = 2**64 - 1
 
@@ -32,6 +36,10 @@ class Rng(Protocol):
 
     def integers(self, high: int) -> Tensor:
         """Uniform integers (b) in [0, high), int64."""
+        ...
+
+    def uniform(self, pairing: Pairing = "independent") -> Tensor:
+        """Uniform numbers (b) in [0, 1), float64; see ``Pairing``."""
         ...
 
 
@@ -78,6 +86,11 @@ class SampleRng:
         draws = [torch.randint(high, (), generator=generator) for generator in self.generators]
         return torch.stack(draws).to(self.device)
 
+    def uniform(self, pairing: Pairing = "independent") -> Tensor:
+        """Uniform numbers (b) in [0, 1), float64; always independent, since samples are."""
+        draws = [torch.rand((), generator=g, dtype=torch.float64) for g in self.generators]
+        return torch.stack(draws).to(self.device)
+
 
 class BatchRng:
     """Rows ``shard``, ``shard + num_shards``, ... of draws made for the global batch.
@@ -113,4 +126,15 @@ class BatchRng:
         """Uniform integers (b) in [0, high), int64."""
         device, total = self.generator.device, self.num_rows * self.num_shards
         rows = torch.randint(high, (total,), generator=self.generator, device=device)
+        return rows[self.shard :: self.num_shards]
+
+    def uniform(self, pairing: Pairing = "independent") -> Tensor:
+        """Uniform numbers (b) in [0, 1), float64, related across the global batch."""
+        device, total = self.generator.device, self.num_rows * self.num_shards
+        count = {"independent": total, "antithetic": (total + 1) // 2, "stratified": 1}[pairing]
+        rows = torch.rand(count, generator=self.generator, device=device, dtype=torch.float64)
+        if pairing == "antithetic":
+            rows = torch.cat([rows, (1 - rows).clamp(max=1 - 2.0**-53)])[:total]
+        elif pairing == "stratified":
+            rows = (torch.arange(total, device=device) + rows) / total
         return rows[self.shard :: self.num_shards]

@@ -6,58 +6,180 @@ asked for, a conditional model draws class i mod num_classes.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from trilemma.errors import ConfigError
+from trilemma.errors import ConfigError, nearest
 from trilemma.methods.base import Method, prior_sample
-from trilemma.rng import SampleRng
-from trilemma.samplers import Ancestral
+from trilemma.processes import LinearSDE
+from trilemma.rng import Rng, SampleRng
+from trilemma.samplers import SAMPLERS, Sampler
+from trilemma.samplers.base import Final
+from trilemma.typing import Times
 
-__all__ = ["labels_for", "sample_indices"]
+__all__ = ["Drawn", "Start", "Walk", "labels_for", "make_sampler", "sample_indices"]
+
+
+@dataclass(frozen=True)
+class Walk:
+    """How to sample: with which sampler, on which grid, guided how strongly, finished how.
+
+    Args:
+        sampler: a sampler, its name, or None for the method's own.
+        num_steps: steps of the grid; the method's default where None.
+        grid: name of the time grid; the method's own where None.
+        final: what follows the last step: "none", "drift" or "x0".
+        guidance: weight of classifier-free guidance; 1 for none.
+    """
+
+    sampler: Sampler | str | None = None
+    num_steps: int | None = None
+    grid: str | None = None
+    final: Final = "none"
+    guidance: float = 1.0
+
+    def sampler_for(self, method: Method) -> Sampler:
+        """Return the sampler.
+
+        Raises:
+            ConfigError: for an unknown name.
+        """
+        chosen = method.default_sampler if self.sampler is None else self.sampler
+        return chosen if isinstance(chosen, Sampler) else make_sampler(chosen)
+
+
+def make_sampler(name: str, **arguments: Any) -> Sampler:
+    """Build a sampler by name.
+
+    Raises:
+        ConfigError: for an unknown name or argument, or a value outside its range.
+    """
+    key = name.replace("-", "_")
+    if key not in SAMPLERS:
+        raise ConfigError(f"there is no sampler {name!r}; {nearest(key, SAMPLERS)}")
+    allowed = set(inspect.signature(SAMPLERS[key]).parameters)
+    for argument in arguments:
+        if argument not in allowed:
+            raise ConfigError(
+                f"sampler {name}: no argument {argument!r}; {nearest(argument, allowed)}"
+            )
+    return SAMPLERS[key](**arguments)
+
+
+@dataclass
+class Drawn:
+    """One batch of samples.
+
+    Args:
+        data: samples (b, *event).
+        label: their labels (b), or None.
+        nfe: network calls per sample.
+        trajectory: data block of the states from the start to the end (n, b, *event), if kept.
+    """
+
+    data: Tensor
+    label: Tensor | None
+    nfe: int
+    trajectory: Tensor | None = None
 
 
 def sample_indices(
     method: Method,
     event: Sequence[int],
     indices: Sequence[int],
+    walk: Walk = Walk(),
     *,
     seed: int = 0,
-    num_steps: int | None = None,
     class_label: int | None = None,
     batch_size: int = 64,
+    start: Start | None = None,
+    keep: bool = False,
     progress: Callable[[int], None] | None = None,
-) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Yield batches (data (b, *event), labels (b) or None) for the given sample indices.
+) -> Iterator[Drawn]:
+    """Yield batches of samples for the given sample indices.
 
     Args:
         method: trained method, in eval mode, on the device to sample on.
         event: shape of one datum.
         indices: which samples to draw.
+        walk: sampler, grid and guidance.
         seed: seed shared by all samples.
-        num_steps: steps of the grid; the method's default where None.
         class_label: one class for all samples of a conditional method.
         batch_size: samples per network call.
+        start: data to start from instead of the prior, and how far to go back.
+        keep: keep the trajectory.
         progress: called with the number of samples after each batch.
 
     Raises:
-        ConfigError: for a class label that the method does not know.
+        ConfigError: for a class label that the method does not know, or a sampler that does not
+            fit.
     """
-    grid = method.grid(num_steps)
-    sampler = Ancestral(float(grid[-1]))
+    grid, sampler = method.grid(walk.num_steps, walk.grid), walk.sampler_for(method)
+    if start is not None:
+        grid = start.shorten(grid)
     device = next(method.parameters()).device
-    for start in range(0, len(indices), batch_size):
-        chunk = indices[start : start + batch_size]
+    table = method.denoiser(None)  # coefficients of the grid, shared by all batches
+    for first in range(0, len(indices), batch_size):
+        chunk = indices[first : first + batch_size]
         rng = SampleRng(seed, chunk, device)
         label = labels_for(method.num_classes, chunk, class_label)
-        denoiser = method.denoiser(None if label is None else label.to(device))
-        u = prior_sample(method.process, tuple(event), rng)
-        data = sampler.run(denoiser, u, grid, rng)[:, 0]
+        on_device = None if label is None else label.to(device)
+        denoiser = method.denoiser(on_device, guidance=walk.guidance)
+        denoiser.adopt(table)
+        if start is None:
+            u = prior_sample(method.process, tuple(event), rng)
+        else:
+            x0 = start.x0[first : first + len(chunk)].to(device)
+            u = start.noise(method.process, x0, float(grid[0]), denoiser.origin, rng)
+        states = [u[:, 0].cpu()] if keep else []
+
+        def record(n: int, state: Tensor, states: list[Tensor] = states) -> None:
+            states.append(state[:, 0].cpu())
+
+        u = sampler.run(denoiser, u, grid, rng, record if keep else None, final=walk.final)
+        if keep and walk.final != "none":
+            states.append(u[:, 0].cpu())
         if progress is not None:
             progress(len(chunk))
-        yield data, label
+        yield Drawn(u[:, 0], label, denoiser.nfe, torch.stack(states) if keep else None)
+
+
+@dataclass(frozen=True)
+class Start:
+    """Data to edit: they are noised to a level and denoised from there.
+
+    Args:
+        x0: data (n, *event), one per sample.
+        strength: share of the time axis to go back, in (0, 1]; 1 forgets the data almost fully.
+    """
+
+    x0: Tensor
+    strength: float
+
+    def shorten(self, grid: Times) -> Times:
+        """Return the part of a grid to walk.
+
+        A grid of few steps starts at its own time nearest to the strength, the only ones that a
+        model of large steps knows; any grid keeps its times below the strength.
+
+        Raises:
+            ConfigError: for a strength outside (0, 1].
+        """
+        if not 0 < self.strength <= 1:
+            raise ConfigError(f"strength={self.strength} must lie in (0, 1]")
+        first = int((grid[:-1] - self.strength).abs().argmin())
+        return grid[first:]
+
+    @staticmethod
+    def noise(process: LinearSDE, x0: Tensor, t: float, origin: float, rng: Rng) -> Tensor:
+        """Perturb data (b, *event) to the states at time t."""
+        u_0 = process.lift(x0)
+        return process.marginal(t, origin).sample(u_0, rng.normal(*u_0.shape[1:]).to(u_0))
 
 
 def labels_for(num_classes: int, indices: Sequence[int], class_label: int | None) -> Tensor | None:

@@ -1,5 +1,7 @@
 """Networks for points."""
 
+import math
+
 import pytest
 import torch
 
@@ -26,5 +28,36 @@ def test_the_published_size(num_layers):
 def test_every_input_matters(what):
     inputs = [torch.randn(5, 2), torch.arange(5), torch.randn(5, 2)]
     other = [x + 1 if i == what else x for i, x in enumerate(inputs)]
-    for network in (PointGenerator(width=16), PointDiscriminator(width=16)):
+    waved = {"width": 16, "frequencies": [2.0]}
+    networks = PointGenerator(width=16), PointDiscriminator(width=16)
+    for network in (*networks, PointGenerator(**waved), PointDiscriminator(**waved)):
         assert not torch.allclose(network(*inputs), network(*other))
+
+
+def test_frequencies_are_radians_per_unit():
+    """A point moved by a whole period of every frequency changes the linear part alone."""
+    frequencies = (2.0, 6.0)
+    network = PointDiscriminator(2, width=16, frequencies=frequencies)
+    u = torch.randn(5, 2)
+    shifted, waves = network.waves(u + math.pi), network.waves(u)
+    assert waves.shape == (5, 2 * network.waves.factor) == (5, 10)
+    torch.testing.assert_close(shifted[:, :2], waves[:, :2] + math.pi)
+    torch.testing.assert_close(shifted[:, 2:], waves[:, 2:], atol=1e-5, rtol=0)
+    torch.testing.assert_close(waves[:, 4], (6.0 * u[:, 0]).sin())
+    torch.testing.assert_close(waves[:, 7], (2.0 * u[:, 1]).cos())
+    step = torch.arange(5)
+    assert not torch.allclose(network(u, step, u), network(u, step, u + math.pi))
+
+
+def test_waves_are_no_part_of_the_weights():
+    plain, waved = PointGenerator(width=16), PointGenerator(width=16, frequencies=[2.0])
+    assert plain.state_dict().keys() == waved.state_dict().keys()
+
+
+def test_a_residual_generator_adds_its_input():
+    torch.manual_seed(0)
+    plain = PointGenerator(2, width=16, frequencies=[2.0])
+    residual = PointGenerator(2, width=16, frequencies=[2.0], residual=True)
+    residual.load_state_dict(plain.state_dict())
+    inputs = torch.randn(5, 2), torch.arange(5), torch.randn(5, 2)
+    torch.testing.assert_close(residual(*inputs), plain(*inputs) + inputs[0])

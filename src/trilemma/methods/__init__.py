@@ -1,6 +1,36 @@
-"""Training methods."""
+"""Methods: training algorithms with their networks."""
 
 from trilemma.methods.base import Loss, Method
+from trilemma.methods.cld import CLDSGM
 from trilemma.methods.ddgan import DDGAN
+from trilemma.methods.ddpm import DDPM
+from trilemma.methods.edm import EDM
+from trilemma.methods.weighting import (
+    EDMWeight,
+    Importance,
+    Likelihood,
+    LogNormal,
+    Proposal,
+    Reweighted,
+    UniformTimes,
+    UniformWeight,
+    Weight,
+)
 
-__all__ = ["DDGAN", "Loss", "Method"]
+__all__ = [
+    "CLDSGM",
+    "DDGAN",
+    "DDPM",
+    "EDM",
+    "EDMWeight",
+    "Importance",
+    "Likelihood",
+    "LogNormal",
+    "Loss",
+    "Method",
+    "Proposal",
+    "Reweighted",
+    "UniformTimes",
+    "UniformWeight",
+    "Weight",
+]

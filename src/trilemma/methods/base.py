@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from trilemma.denoiser import Denoiser
-from trilemma.processes import LinearSDE
+from trilemma.processes import LinearSDE, act
+from trilemma.processes.base import cholesky
 from trilemma.rng import Rng
 from trilemma.typing import Event, Labels, Times
 
@@ -40,6 +41,12 @@ class Method(nn.Module, ABC):
     process: LinearSDE
     default_steps: int
     """Steps of the default sampling grid."""
+    default_sampler: ClassVar[str]
+    """Name of the sampler that suits the method."""
+    default_grid: ClassVar[str] = "uniform"
+    """Name of the time grid that suits the method."""
+    sampling_t_min: float = 1e-3
+    """Last time of a sampling grid."""
 
     @abstractmethod
     def loss(self, x0: Event, label: Labels | None, phase: str, rng: Rng, step: int) -> Loss:
@@ -54,12 +61,12 @@ class Method(nn.Module, ABC):
         """
 
     @abstractmethod
-    def denoiser(self, label: Labels | None = None) -> Denoiser:
+    def denoiser(self, label: Labels | None = None, *, guidance: float = 1.0) -> Denoiser:
         """Return the view that samplers use, with the networks as they are now."""
 
     @abstractmethod
-    def grid(self, num_steps: int | None = None) -> Times:
-        """Decreasing sampling grid; ConfigError where ``num_steps`` is not possible."""
+    def grid(self, num_steps: int | None = None, name: str | None = None) -> Times:
+        """Decreasing sampling grid; ConfigError where its length or kind is not possible."""
 
     @property
     @abstractmethod
@@ -98,6 +105,4 @@ def channels_last(method: Method) -> Method:
 
 def prior_sample(process: LinearSDE, event: tuple[int, ...], rng: Rng) -> Tensor:
     """Draw states (b, k, *event) from the base distribution at t = 1."""
-    eps = rng.normal(process.num_blocks, *event)
-    factor = torch.linalg.cholesky(process.prior_cov()).to(eps)
-    return torch.einsum("kj,bj...->bk...", factor, eps)
+    return act(cholesky(process.prior_cov()), rng.normal(process.num_blocks, *event))

@@ -58,6 +58,7 @@ class DDGAN(Method):
         "generator": ("generator",),
     }
     averaged: ClassVar[tuple[str, ...]] = ("generator",)
+    default_sampler: ClassVar[str] = "ancestral"
 
     def __init__(
         self,
@@ -81,13 +82,9 @@ class DDGAN(Method):
                 f"generator and discriminator disagree about num_classes: {generator.num_classes} "
                 f"and {discriminator.num_classes}"
             )
-        if discriminator is not None and discriminator.num_classes != generator.num_classes:
-            raise ConfigError(
-                f"the generator has num_classes={generator.num_classes}, the discriminator "
-                f"{discriminator.num_classes}; they must agree"
-            )
         self.generator, self.discriminator = generator, discriminator
-        self.process, self.default_steps, self.t_min = process, num_steps, t_min
+        self.process, self.default_steps = process, num_steps
+        self.t_min = self.sampling_t_min = t_min
         self.r1_weight, self.r1_every = r1_weight, r1_every
         self._times = uniform_grid(num_steps, t_min).flip(0)
         early, late = self._times[:-1], self._times[1:]
@@ -181,16 +178,22 @@ class DDGAN(Method):
         (gradient,) = torch.autograd.grad(logits.sum(), u_s, create_graph=True)
         return gradient.flatten(1).square().sum(1).mean()
 
-    def denoiser(self, label: Labels | None = None) -> GeneratorDenoiser:
-        """Return the generator as samplers see it."""
+    def denoiser(self, label: Labels | None = None, *, guidance: float = 1.0) -> GeneratorDenoiser:
+        """Return the generator as samplers see it; it cannot be guided."""
+        if guidance != 1.0:
+            raise ConfigError(f"guidance={guidance}: guidance mixes scores, a generator has none")
         return GeneratorDenoiser(self.generator, self.process, self._times, label)
 
-    def grid(self, num_steps: int | None = None) -> Times:
+    def grid(self, num_steps: int | None = None, name: str | None = None) -> Times:
         """Return the T-step grid from t = 1 down to t_min.
 
         Raises:
-            ConfigError: if ``num_steps`` is not the T that the generator was trained on.
+            ConfigError: if the grid is not the one that the generator was trained on.
         """
+        if name not in (None, "uniform"):
+            raise ConfigError(
+                f"grid {name!r}: this denoising diffusion GAN was trained on a uniform grid"
+            )
         if num_steps not in (None, self.default_steps):
             raise ConfigError(
                 f"this denoising diffusion GAN was trained on {self.default_steps} steps and "

@@ -3,11 +3,14 @@
 from trilemma.networks.discriminator import Discriminator, StridedDiscriminator
 from trilemma.networks.mlp import PointDiscriminator, PointGenerator
 from trilemma.networks.ncsnpp import NCSNpp
+from trilemma.networks.point_score import PointResNet, PointScore
 
 __all__ = [
     "Discriminator",
     "NCSNpp",
     "PointDiscriminator",
     "PointGenerator",
+    "PointResNet",
+    "PointScore",
     "StridedDiscriminator",
 ]

@@ -208,11 +208,15 @@ class FourierEmbedding(nn.Module):
 
 
 class LabelEmbedding(nn.Embedding):
-    """Learned vector per class, starting small so that an untrained label changes little."""
+    """Learned vector per class, starting small; the label -1 stands for no class, a zero."""
 
     def __init__(self, num_classes: int, dim: int) -> None:
         super().__init__(num_classes, dim)
         nn.init.normal_(self.weight, std=dim**-0.5)
+
+    def forward(self, label: Tensor) -> Tensor:
+        """Map labels (b) to vectors (b, dim)."""
+        return super().forward(label.clamp(min=0)) * (label >= 0)[:, None]
 
 
 class Resampler(nn.Module):

@@ -31,9 +31,17 @@ import torch
 from torch import Tensor
 
 from trilemma.errors import ConfigError
-from trilemma.typing import Blocks, State, Times
+from trilemma.typing import Blocks, Event, State, Times
 
-__all__ = ["LinearSDE", "Posterior", "Transition", "act", "as_times"]
+__all__ = ["LinearSDE", "Posterior", "Transition", "act", "as_times", "cholesky"]
+
+
+NUM_PANELS = 8
+"""Panels with which the default integration of the moment equations starts."""
+MIN_PANEL = 2.0**-24
+"""Smallest panel, as a share of the interval."""
+TOLERANCE = 1e-12
+"""Agreement of a panel with its halves, relative to the largest entry; halves are much closer."""
 
 
 class Transition(NamedTuple):
@@ -43,13 +51,10 @@ class Transition(NamedTuple):
     cov: Blocks
 
     def chol(self) -> Blocks:
-        """Lower Cholesky factor of the covariance, zero where the covariance is zero."""
+        """Lower Cholesky factor of the covariance; a zero pivot makes a zero column."""
         if self.cov.shape[-1] == 1:
             return self.cov.sqrt()
-        is_zero = (self.cov == 0).all(dim=(-1, -2), keepdim=True)
-        identity = torch.eye(self.cov.shape[-1], dtype=self.cov.dtype, device=self.cov.device)
-        factor = torch.linalg.cholesky(torch.where(is_zero, identity, self.cov))
-        return torch.where(is_zero, torch.zeros_like(factor), factor)
+        return cholesky(self.cov)
 
     def sample(self, u_s: State, eps: State) -> State:
         """Draw u_t = mean_matrix u_s + chol eps for standard normal eps of the state's shape."""
@@ -73,18 +78,36 @@ class Posterior(NamedTuple):
         return self.mean(u_origin, u_t) + act(factor, eps)
 
 
+def cholesky(cov: Blocks) -> Blocks:
+    """Lower Cholesky factor of positive semi-definite blocks (..., k, k), k small.
+
+    Written out column by column: a covariance that starts at zero has zero pivots, and small
+    batches of 2 x 2 matrices are no work for a linear algebra library.
+    """
+    k = cov.shape[-1]
+    columns: list[Tensor] = []
+    rest = cov
+    for j in range(k):
+        pivot = rest[..., j, j].sqrt()
+        column = rest[..., :, j] / torch.where(pivot == 0, 1.0, pivot)[..., None]
+        column = column * (torch.arange(k, device=cov.device) >= j)
+        columns.append(column)
+        rest = rest - column[..., :, None] * column[..., None, :]
+    return torch.stack(columns, -1)
+
+
 def as_times(t: Times | float) -> Times:
     """Return times as a float64 tensor; numbers become 0-dimensional."""
     return torch.as_tensor(t, dtype=torch.float64)
 
 
-def act(matrix: Blocks, u: State) -> State:
-    """Apply (k, k) or (b, k, k) coefficients to the block axis of a state (b, k, *event)."""
-    if matrix.shape[-1] == 1:
+def act(matrix: Tensor, u: State) -> State:
+    """Apply (j, k) or (b, j, k) coefficients to the block axis of a state (b, k, *event)."""
+    if matrix.shape[-2:] == (1, 1):
         scalar = matrix[..., 0, 0].to(u)
         return scalar.reshape(scalar.shape + (1,) * (u.dim() - scalar.dim())) * u
     flat = matrix.to(u) @ u.flatten(2)
-    return flat.view_as(u)
+    return flat.view(len(u), matrix.shape[-2], *u.shape[2:])
 
 
 @cache
@@ -111,8 +134,6 @@ class LinearSDE(ABC):
 
     num_blocks: ClassVar[int] = 1
     """k, the number of blocks of a state."""
-    num_panels: ClassVar[int] = 64
-    """Panels of the default integration of the moment equations."""
 
     def __repr__(self) -> str:
         settings = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
@@ -129,7 +150,8 @@ class LinearSDE(ABC):
     def transition(self, s: Times | float, t: Times | float) -> Transition:
         """Return the kernel u_t | u_s by integrating the moment equations.
 
-        Four-stage Gauss-Legendre collocation (order 8, A-stable) on ``num_panels`` equal panels.
+        Four-stage Gauss-Legendre collocation (order 8, A-stable) on panels that are halved until
+        a panel and its halves agree to ``TOLERANCE``, so that rates may vary by any factor.
 
         Args:
             s: earlier times, any shape.
@@ -140,18 +162,22 @@ class LinearSDE(ABC):
         """
         s, t = self._ordered(s, t)
         k = self.num_blocks
-        identity = torch.eye(k, dtype=torch.float64, device=t.device)
-        mean = identity.expand(*t.shape, k, k)
-        cov = torch.zeros_like(mean)
-        for panel in range(self.num_panels):
-            left = s + (t - s) * (panel / self.num_panels)
-            right = s + (t - s) * ((panel + 1) / self.num_panels)
-            psi, noise = self._collocate(left, right)
-            mean = psi @ mean
-            cov = psi @ cov @ psi.mT + noise
-        return Transition(mean, cov)
+        mean = torch.eye(k, dtype=torch.float64, device=t.device).expand(*t.shape, k, k)
+        kernel = Transition(mean, torch.zeros_like(mean))
+        todo = [(i / NUM_PANELS, (i + 1) / NUM_PANELS) for i in reversed(range(NUM_PANELS))]
+        while todo:
+            left, right = todo.pop()
+            middle = (left + right) / 2
+            low, centre, high = (s + (t - s) * place for place in (left, middle, right))
+            whole = self._collocate(low, high)
+            halves = _compose(self._collocate(low, centre), self._collocate(centre, high))
+            if right - left <= MIN_PANEL or _agree(whole, halves):
+                kernel = _compose(kernel, halves)
+            else:
+                todo += [(middle, right), (left, middle)]
+        return kernel
 
-    def _collocate(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    def _collocate(self, left: Tensor, right: Tensor) -> Transition:
         """One panel of the linear system y' = A(t) y + b(t), y = (vec Psi, vec Q)."""
         k, h = self.num_blocks, right - left
         identity = torch.eye(k, dtype=torch.float64, device=left.device)
@@ -162,21 +188,85 @@ class LinearSDE(ABC):
         start = identity.flatten().expand(*h.shape, k * k)
         psi = _linear_step(flow, torch.zeros_like(source), h, start)
         noise = _linear_step(flow + _kron(identity, drift), source, h, torch.zeros_like(start))
-        return psi.unflatten(-1, (k, k)), noise.unflatten(-1, (k, k))
+        return Transition(psi.unflatten(-1, (k, k)), noise.unflatten(-1, (k, k)))
 
-    def marginal(self, t: Times | float, origin: Times | float = 0.0) -> Transition:
-        """Return the perturbation kernel u_t | u_origin, with clean data at time ``origin``."""
-        return self.transition(origin, t)
+    def initial_cov(self) -> Blocks:
+        """Covariance (k, k) of the state around its datum where diffusion starts; zero by default.
+
+        A velocity that is drawn at the start and integrated out lives here, and so does a variance
+        at which a process starts.
+        """
+        return torch.zeros(self.num_blocks, self.num_blocks, dtype=torch.float64)
+
+    def marginal(
+        self,
+        t: Times | float,
+        origin: Times | float = 0.0,
+        *,
+        initial_cov: Blocks | None = None,
+    ) -> Transition:
+        r"""Return the perturbation kernel u_t | x_0, with clean data at time ``origin``.
+
+        .. math:: u_t \mid x_0 \sim \mathcal N(\Psi\,(x_0, 0),\;
+                  \Psi\,\Sigma_0\,\Psi^\top + Q), \qquad \Psi = \Psi(t, \text{origin}).
+        """
+        return self._spread(self.transition(origin, t), initial_cov)
+
+    def _spread(self, kernel: Transition, initial_cov: Blocks | None = None) -> Transition:
+        """Integrate the initial covariance out of a kernel that starts at the datum."""
+        initial = self.initial_cov() if initial_cov is None else initial_cov
+        initial = initial.to(kernel.cov.device)
+        psi = kernel.mean_matrix
+        return Transition(psi, psi @ initial @ psi.mT + kernel.cov)
+
+    def carried_cov(self, t: Times | float) -> Blocks:
+        """Covariance around the datum that obeys the moment equations.
+
+        That of ``marginal``, unless a process adds something to its marginals that its dynamics do
+        not know.
+        """
+        return self.marginal(t).cov
+
+    def lift(self, x0: Event) -> State:
+        """Place data (b, *event) in the first block of a state (b, k, *event), zeros elsewhere."""
+        blocks = [x0[:, None]] + [torch.zeros_like(x0[:, None])] * (self.num_blocks - 1)
+        return torch.cat(blocks, dim=1)
+
+    def equilibrium_reversal(self, t: Times | float, s: Times | float) -> Transition:
+        r"""Return the kernel u_s | u_t, s <= t, of the time reversal that keeps the prior N(0, P).
+
+        .. math:: du = (-F - GG^\top P^{-1})\,u\,d\tau + G\,dw, \qquad \tau = -t .
+
+        This is the reverse SDE of data that already are the prior: the part of generation that
+        needs no network, and that splitting samplers solve exactly.
+        """
+        s, t = self._ordered(s, t)
+        return _Reversed(self).transition(1 - t, 1 - s)
+
+    def log_snr(self, t: Times | float) -> Times:
+        """Log of the squared ratio of signal to noise in the first block, at times t > 0."""
+        kernel = self.marginal(t)
+        return 2 * kernel.mean_matrix[..., 0, 0].abs().log() - kernel.cov[..., 0, 0].log()
+
+    def time_of_log_snr(self, log_snr: Times | float) -> Times:
+        """Invert ``log_snr``, which falls with t, by bisection to the last bit of t in [0, 1]."""
+        target = as_times(log_snr)
+        low, high = torch.full_like(target, 1e-12).log(), torch.zeros_like(target)
+        for _ in range(80):  # in log t, since small times matter
+            middle = (low + high) / 2
+            is_later = self.log_snr(middle.exp()) > target
+            low, high = torch.where(is_later, middle, low), torch.where(is_later, high, middle)
+        return high.exp()
 
     def posterior(
         self, t: Times | float, s: Times | float, origin: Times | float = 0.0
     ) -> Posterior:
         """Return q(u_s | u_t, u_origin) for origin <= s < t.
 
-        With Q_s the covariance accumulated up to s, S = Psi Q_s Psi^T + Q that up to t, and the
+        With Q_s the covariance of u_s around the datum, S = Psi Q_s Psi^T + Q that up to t, and the
         gain K = Q_s Psi^T S^-1, the law has mean A Psi_s u_o + K u_t and covariance
         A Q_s A^T + K Q K^T, where A = I - K Psi = Psi^-1 Q S^-1 Psi, written so that nothing
-        cancels. At s = origin it is exactly the point u_origin.
+        cancels. At s = origin, without an initial covariance, it is exactly the point u_origin.
 
         Raises:
             ConfigError: unless origin <= s < t.
@@ -184,7 +274,7 @@ class LinearSDE(ABC):
         s, t = self._ordered(s, t)
         if bool(torch.any(s == t)):
             raise ConfigError(f"a posterior goes back in time: s < t is needed, got s={s}, t={t}")
-        early = self.transition(as_times(origin), s)
+        early = self._spread(self.transition(as_times(origin), s))
         late = self.transition(s, t)
         psi, noise = late.mean_matrix, late.cov
         total = psi @ early.cov @ psi.mT + noise
@@ -208,6 +298,37 @@ class LinearSDE(ABC):
         if not bool(torch.all(early <= late)):
             raise ConfigError(f"a transition goes forward in time: s <= t, got s={s}, t={t}")
         return early, late
+
+
+def _compose(first: Transition, second: Transition) -> Transition:
+    """The kernel of one interval after another."""
+    psi = second.mean_matrix
+    return Transition(psi @ first.mean_matrix, psi @ first.cov @ psi.mT + second.cov)
+
+
+def _agree(a: Transition, b: Transition) -> bool:
+    """Whether two kernels are equal to ``TOLERANCE`` of their largest entries."""
+    for mine, its in zip(a, b, strict=True):
+        scale = its.abs().amax(dim=(-1, -2), keepdim=True)
+        if bool(((mine - its).abs() > TOLERANCE * scale).any()):
+            return False
+    return True
+
+
+class _Reversed(LinearSDE):
+    """The time reversal of a process that keeps its prior, on its own clock 1 - t."""
+
+    def __init__(self, process: LinearSDE) -> None:
+        self.process, self.precision = process, torch.linalg.inv(process.prior_cov())
+        self.num_blocks = process.num_blocks  # type: ignore[misc]
+
+    def drift_matrix(self, t: Times) -> Blocks:
+        noise = self.process.diffusion_matrix(1 - t)
+        precision = self.precision.to(noise.device)
+        return -self.process.drift_matrix(1 - t) - noise @ noise.mT @ precision
+
+    def diffusion_matrix(self, t: Times) -> Blocks:
+        return self.process.diffusion_matrix(1 - t)
 
 
 def _kron(a: Tensor, b: Tensor) -> Tensor:

@@ -23,16 +23,21 @@ class VP(LinearSDE):
     Args:
         beta_min: noise rate at t = 0, per unit time, >= 0.
         beta_max: noise rate at t = 1, per unit time, >= beta_min and > 0.
+        init_var: variance around the datum at the start, in [0, 1).
 
     Raises:
         ConfigError: for rates outside their range.
     """
 
-    def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0) -> None:
+    def __init__(
+        self, beta_min: float = 0.1, beta_max: float = 20.0, *, init_var: float = 0.0
+    ) -> None:
         check_range("beta_min", beta_min, 0.0)
         if not beta_max > 0 or beta_max < beta_min:
             raise ConfigError(f"beta_max={beta_max} must be positive and >= beta_min={beta_min}")
+        check_range("init_var", init_var, 0.0, 1.0)
         self.beta_min, self.beta_max = float(beta_min), float(beta_max)
+        self.init_var = float(init_var)
 
     def beta(self, t: Times | float) -> Times:
         """Noise rate beta(t), per unit time, float64."""
@@ -56,3 +61,11 @@ class VP(LinearSDE):
         s, t = self._ordered(s, t)
         integral = self.beta_integral(s, t)[..., None, None]
         return Transition(torch.exp(-integral / 2), -torch.expm1(-integral))
+
+    def initial_cov(self) -> Blocks:
+        """The starting variance ``init_var``."""
+        return torch.full((1, 1), self.init_var, dtype=torch.float64)
+
+    def equilibrium_reversal(self, t: Times | float, s: Times | float) -> Transition:
+        """The process itself: at equilibrium it is reversible."""
+        return self.transition(s, t)

@@ -9,35 +9,56 @@ perfect generator however large the steps are (Xiao et al., 2022, Eq. 7).
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import NamedTuple
 
-from trilemma.denoiser import Denoiser
+from torch import Tensor
+
+from trilemma.denoiser import Denoiser, ScoreDenoiser
+from trilemma.processes import Transition, act
 from trilemma.rng import Rng
-from trilemma.samplers.base import Sampler
+from trilemma.samplers.base import Sampler, need_score
 from trilemma.typing import State, Times
 
 __all__ = ["Ancestral"]
 
 
+class _Row(NamedTuple):
+    on_data: Tensor
+    on_state: Tensor
+    noise: Tensor | None
+
+
 class Ancestral(Sampler):
-    """Posterior sampling on a grid; the last step adds no noise.
+    """Posterior sampling on a grid; a step that ends where clean data live adds no noise."""
 
-    Args:
-        t_min: time at which clean data live, the end of the grid.
-    """
+    def check(self, denoiser: Denoiser) -> None:
+        """Every denoiser that estimates or draws clean data will do."""
+        if isinstance(denoiser, ScoreDenoiser):
+            need_score(self, denoiser, full=True)
 
-    evals_per_step: ClassVar[int] = 1
+    def plan(self, denoiser: Denoiser, grid: Times) -> list[_Row]:
+        """Posterior of each step."""
+        posterior = denoiser.process.posterior(grid[:-1], grid[1:], denoiser.origin)
+        factor = Transition(posterior.on_later, posterior.cov).chol()
+        return [
+            _Row(on_data, on_state, noise if bool(noise.any()) else None)
+            for on_data, on_state, noise in zip(
+                posterior.on_origin, posterior.on_later, factor, strict=True
+            )
+        ]
 
-    def __init__(self, t_min: float = 1e-3) -> None:
-        self.t_min = t_min
-
-    def step(
-        self, denoiser: Denoiser, u: State, t: Times, s: Times, carry: None, rng: Rng
+    def advance(
+        self,
+        denoiser: Denoiser,
+        u: State,
+        t: Times,
+        s: Times,
+        row: _Row,
+        carry: None,
+        rng: Rng,
     ) -> tuple[State, None]:
         """Draw u_s from q(u_s | u_t, u_0) with u_0 from the denoiser."""
-        u_0 = denoiser.x0(u, t, rng)
-        posterior = denoiser.process.posterior(t, s, self.t_min)
-        if not posterior.cov.any():
-            return posterior.mean(u_0, u), None
-        eps = rng.normal(*u.shape[1:]).to(u)
-        return posterior.sample(u_0, u, eps), None
+        u_s = act(row.on_data, denoiser.x0(u, t, rng)) + act(row.on_state, u)
+        if row.noise is not None:
+            u_s = u_s + act(row.noise, rng.normal(*u.shape[1:]).to(u))
+        return u_s, None

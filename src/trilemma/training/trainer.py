@@ -432,7 +432,7 @@ class Trainer:
                 drawn = sample_indices(
                     run.method, run.data.event_shape, range(self.num_samples), seed=self.seed
                 )
-                images = torch.cat([to_uint8(x) for x, _ in drawn])
+                images = torch.cat([to_uint8(batch.data) for batch in drawn])
             name = f"{run.step * self.batch_size:012d}.png"
             save_png(run.out / "samples" / name, images)
         run.accelerator.wait_for_everyone()

@@ -1,0 +1,142 @@
+"""What several commands share: the console, a bar, loading a model, reading overrides."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import Progress as Bar
+
+from trilemma.errors import ConfigError
+
+if TYPE_CHECKING:
+    from trilemma.pipeline import Pipeline
+
+__all__ = [
+    "add_model",
+    "add_walk",
+    "check_counts",
+    "console",
+    "counting_bar",
+    "load_model",
+    "pairs",
+    "walk_of",
+]
+
+console = Console(highlight=False)
+
+
+@contextmanager
+def counting_bar(text: str, total: int) -> Iterator[Any]:
+    """Count samples on a terminal."""
+    with Bar(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(text, total=total)
+        yield lambda number: bar.advance(task, number)
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add the argument that names a model, and the device."""
+    parser.add_argument("model", help="bundled name, path of a model file or run folder, or Hub id")
+    parser.add_argument("--device", help="cpu or cuda, cuda:1, ... (cuda if there is one)")
+
+
+def load_model(options: argparse.Namespace) -> Pipeline:
+    """Load the model that the options name.
+
+    Raises:
+        ConfigError: for a device that is not there.
+    """
+    import torch
+
+    from trilemma.pipeline import load
+
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return load(options.model, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"--device {device}: {str(error).splitlines()[0]}") from error
+
+
+def pairs(extra: list[str]) -> Iterator[tuple[str, str]]:
+    """Read ``--key value`` and ``--key=value``."""
+    words = iter(extra)
+    for word in words:
+        if not word.startswith("--"):
+            raise ConfigError(
+                f"unexpected argument {word!r}; overrides are written --key.sub value"
+            )
+        key, equals, value = word[2:].partition("=")
+        if not equals:
+            value = next(words, "")
+            if value == "":
+                raise ConfigError(f"--{key} needs a value")
+        yield key, value
+
+
+def add_walk(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how to sample."""
+    parser.add_argument(
+        "--sampler",
+        help="ancestral, euler_maruyama, predictor_corrector, heun, "
+        "ode, sscs, gddim or dpm_solver (what suits the model); its settings follow as "
+        "--sampler.NAME VALUE, such as --sampler.num_history 3",
+    )
+    parser.add_argument("--steps", type=int, help="sampling steps (what suits the model)")
+    parser.add_argument(
+        "--grid", help="uniform, quadratic, root, rho or log_snr (what suits the model)"
+    )
+    parser.add_argument(
+        "--final",
+        default="none",
+        choices=["none", "drift", "x0"],
+        help="after the last step: nothing, one noiseless step, or the clean prediction (none)",
+    )
+    parser.add_argument(
+        "--guidance", type=float, default=1.0, help="weight of classifier-free guidance (1, none)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed (0); sample i depends on it and i"
+    )
+    parser.add_argument("--class-label", type=int, help="one class for all samples")
+    parser.add_argument("--batch-size", type=int, default=64, help="samples per network call (64)")
+
+
+def check_counts(options: argparse.Namespace, *names: str) -> None:
+    """Refuse counts below one."""
+    for name in names:
+        if getattr(options, name) < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} {getattr(options, name)}: at least 1")
+
+
+def walk_of(options: argparse.Namespace) -> dict[str, Any]:
+    """Arguments of ``Pipeline.sample`` and ``Pipeline.edit`` from the options.
+
+    Raises:
+        ConfigError: for settings without a sampler, or that it does not have.
+    """
+    import yaml
+
+    from trilemma.sampling import make_sampler
+
+    settings: dict[str, Any] = {}
+    for key, value in pairs(options.extra):
+        prefix, _, name = key.partition(".")
+        if prefix != "sampler" or not name:
+            raise ConfigError(f"unrecognized argument --{key}")
+        settings[name] = yaml.safe_load(value)
+    if settings and options.sampler is None:
+        raise ConfigError(f"--sampler.{next(iter(settings))} needs --sampler NAME")
+    sampler = None if options.sampler is None else make_sampler(options.sampler, **settings)
+    return {
+        "sampler": sampler,
+        "num_steps": options.steps,
+        "grid": options.grid,
+        "final": options.final,
+        "guidance": options.guidance,
+        "seed": options.seed,
+        "class_label": options.class_label,
+        "batch_size": options.batch_size,
+    }

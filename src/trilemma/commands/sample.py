@@ -1,0 +1,151 @@
+"""``trilemma sample`` and ``trilemma edit``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trilemma.commands.common import (
+    add_model,
+    add_walk,
+    check_counts,
+    console,
+    counting_bar,
+    load_model,
+    walk_of,
+)
+from trilemma.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["add"]
+
+
+def add(commands: Any) -> None:
+    """Add the commands to the parser."""
+    sample = commands.add_parser("sample", help="draw samples from a model")
+    add_model(sample)
+    sample.add_argument("-n", "--num", type=int, default=64, help="number of samples (64)")
+    add_walk(sample)
+    sample.add_argument("-o", "--out", required=True, help="out.png, out.npz or a folder")
+    sample.set_defaults(run=_sample, takes_overrides=True)
+
+    edit = commands.add_parser(
+        "edit",
+        help="noise a picture and denoise it: strokes to images, variations",
+        description="Noise a picture up to a level and denoise it again. A low strength keeps the "
+        "picture and cleans it, a high one keeps its rough layout only.",
+    )
+    add_model(edit)
+    edit.add_argument("image", help="picture to edit, or a folder of pictures")
+    edit.add_argument(
+        "--strength", type=float, default=0.5, help="how far to go back, in (0, 1] (0.5)"
+    )
+    edit.add_argument("-n", "--num", type=int, default=8, help="variations per picture (8)")
+    add_walk(edit)
+    edit.add_argument("-o", "--out", required=True, help="out.png, out.npz or a folder")
+    edit.set_defaults(run=_edit, takes_overrides=True)
+
+
+def _sample(options: argparse.Namespace) -> int:
+    import torch
+
+    from trilemma.images import save_images, to_uint8
+    from trilemma.sampling import labels_for
+
+    out = _target(options.out)
+    check_counts(options, "num", "batch_size")
+    walk = walk_of(options)
+    pipeline = load_model(options)
+    _need_images(pipeline.event_shape)
+    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    first, last = (options.num * (rank + i) // world for i in (0, 1))
+    started = time.perf_counter()
+    with counting_bar("sampling", last - first) as progress:
+        drawn = (
+            pipeline.sample(
+                last - first,
+                **walk,
+                first=first,
+                progress=progress,
+            )
+            if last > first
+            else torch.empty(0, *pipeline.event_shape)
+        )
+    seconds = time.perf_counter() - started
+    images = to_uint8(drawn)
+    if out.suffix == "":
+        save_images(out, images, first=first)
+    else:
+        images = _gather(images, world)
+        if rank == 0:
+            indices = range(options.num)
+            save_images(out, images, labels_for(pipeline.num_classes, indices, options.class_label))
+    if rank == 0:
+        console.print(
+            f"{options.num} samples in {pipeline.last_nfe} network calls each, "
+            f"{1000 * seconds / max(1, last - first):.1f} ms per image: {out}"
+        )
+    return 0
+
+
+def _target(name: str) -> Path:
+    out = Path(name)
+    if out.suffix not in (".png", ".npz", ""):
+        raise ConfigError(f"-o {out}: give a name ending in .png or .npz, or a folder")
+    return out
+
+
+def _need_images(shape: tuple[int, ...]) -> None:
+    if len(shape) != 3:
+        raise ConfigError("this model draws points, not images; sample it from Python")
+
+
+def _gather(images: Tensor, world: int) -> Tensor:
+    """Collect the images of all processes, in order."""
+    if world == 1:
+        return images
+    import torch
+    import torch.distributed as dist
+
+    if not dist.is_initialized():
+        dist.init_process_group("gloo")
+    parts: list[Any] = [None] * world
+    dist.all_gather_object(parts, images)
+    dist.destroy_process_group()
+    return torch.cat(parts)
+
+
+def _edit(options: argparse.Namespace) -> int:
+    import torch
+
+    from trilemma.images import read_images, save_images, to_uint8
+
+    out = _target(options.out)
+    check_counts(options, "num", "batch_size")
+    walk = walk_of(options)
+    pipeline = load_model(options)
+    _need_images(pipeline.event_shape)
+    originals = read_images(options.image, pipeline.event_shape)
+    started = time.perf_counter()
+    edited = pipeline.edit(
+        originals.repeat_interleave(options.num, dim=0), options.strength, **walk
+    )
+    seconds = time.perf_counter() - started
+    images = to_uint8(edited)
+    if out.suffix == ".png":  # a row per picture: the original, then its variations
+        rows = images.view(len(originals), options.num, *images.shape[1:])
+        images = torch.cat([to_uint8(originals)[:, None], rows], dim=1).flatten(0, 1)
+        save_images(out, images, columns=options.num + 1)
+    else:
+        save_images(out, images)
+    console.print(
+        f"{len(edited)} variations from strength {options.strength}, {pipeline.last_nfe} network "
+        f"calls each, {1000 * seconds / len(edited):.1f} ms per image: {out}",
+        soft_wrap=True,
+    )
+    return 0

@@ -1,0 +1,126 @@
+"""``trilemma train``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from trilemma.commands.common import console, pairs
+from trilemma.errors import ConfigError
+
+if TYPE_CHECKING:
+    from trilemma.training import Progress
+
+__all__ = ["add"]
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser."""
+    train = commands.add_parser(
+        "train",
+        help="train a model by a recipe",
+        description="Train by a recipe. Any entry of the recipe can be set by name, such as "
+        "--trainer.batch_size 32, --method.num_steps 2 or --method.generator.channels 64.",
+        epilog="Several processes: torchrun --nproc_per_node 4 -m trilemma train RECIPE ...",
+    )
+    train.add_argument("recipe", help="a bundled recipe (see `trilemma recipes`) or a YAML file")
+    train.add_argument("--data", help="folder of images, parquet folder, .npz or Hub name")
+    train.add_argument("--out", help="folder of the run (runs/RECIPE)")
+    train.add_argument("--resume", action="store_true", help="continue from the last checkpoint")
+    train.set_defaults(run=_run, takes_overrides=True)
+
+
+def _run(options: argparse.Namespace) -> int:
+    import torch
+
+    from trilemma.checkpoints.store import write_bytes
+    from trilemma.config import build_recipe, dump_yaml, load_recipe, override, resolve, set_data
+    from trilemma.pipeline import save_pipeline
+
+    config = load_recipe(options.recipe)
+    if options.data:
+        set_data(config, options.data)
+    for key, value in pairs(options.extra):
+        override(config, key, value)
+    if config["data"]["init_args"].get("path") == "":
+        raise ConfigError(f"the recipe {options.recipe} brings no data: name them with --data PATH")
+    config = resolve(config)
+    torch.manual_seed(config["trainer"]["seed"])  # initial weights
+    method, data, trainer = build_recipe(config)
+    _check_data(method, data)
+    out = Path(options.out or Path("runs") / Path(options.recipe).stem)
+    is_main = int(os.environ.get("RANK", "0")) == 0
+    if is_main:
+        trainer.check_folder(out, resume=options.resume)
+        write_bytes(out / "config.yaml", dump_yaml(config).encode())
+
+    def export(path: Path, averaged: Any) -> None:
+        card = {"recipe": Path(options.recipe).stem, "num_images": trainer.num_images}
+        shape, names = data.event_shape, data.class_names
+        save_pipeline(path, averaged, config["method"], shape, class_names=names, card=card)
+
+    with _training_bar(trainer.num_images, is_main) as report:
+        finished = trainer.fit(
+            method, data, out, config=config, resume=options.resume, export=export, report=report
+        )
+    if is_main:
+        state = "finished" if finished else "stopped after saving; continue with --resume"
+        console.print(f"{state}: {out}")
+    return 0
+
+
+def _check_data(method: Any, data: Any) -> None:
+    """Refuse networks that do not fit the data before anything is written."""
+    if method.num_classes and not 0 < data.num_classes <= method.num_classes:
+        raise ConfigError(
+            f"the networks take labels of {method.num_classes} classes, the data have "
+            f"{data.num_classes}: set num_classes of generator and discriminator"
+        )
+    expected, found = method.event_shape, tuple(data.event_shape)
+    if expected != found:
+        raise ConfigError(
+            f"the networks take data of shape {expected}, the data have {found}: set "
+            "--data.image_size and --data.channels, or image_size and in_channels of the networks"
+        )
+
+
+@contextmanager
+def _training_bar(total: int, is_main: bool) -> Iterator[Any]:
+    """Progress line with rate, losses and time left; plain lines where there is no terminal."""
+    if not is_main:
+        yield None
+        return
+    columns = (
+        TextColumn("{task.fields[rate]:>6.0f} img/s"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[losses]}"),
+    )
+    with Bar(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=total, rate=0.0, losses="")
+
+        def report(progress: Progress) -> None:
+            losses = " ".join(f"{name} {value:.3f}" for name, value in progress.values.items())
+            bar.update(
+                task,
+                completed=min(progress.images, total),
+                rate=progress.images_per_second,
+                losses=losses,
+            )
+            if not console.is_terminal:
+                left = progress.seconds_left / 60
+                console.print(
+                    f"{progress.images} images, {progress.images_per_second:.0f}/s, "
+                    f"{left:.0f} min left, {losses}",
+                    soft_wrap=True,
+                )
+
+        yield report
