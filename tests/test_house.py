@@ -16,7 +16,7 @@ STAGES = [
     ("processes", "networks", "data", "metrics", "checkpoints.store"),
     ("parametrisation",),
     ("denoiser",),
-    ("methods", "samplers", "likelihood"),
+    ("methods", "samplers", "likelihood", "oracle"),
     ("sampling",),
     ("training", "checkpoints.official_ddgan", "checkpoints.official_cld", "checkpoints.links"),
     ("config",),

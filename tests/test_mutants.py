@@ -14,11 +14,14 @@ import test_ancestral
 import test_ddgan
 import test_ema
 import test_generator_golden
+import test_golden_cld
+import test_golden_gddim
 import test_layers
 import test_optim
 import test_process_laws
 import test_rng
 import test_sampler_laws
+import test_sampling
 import test_store
 import test_trainer
 import test_vp
@@ -26,14 +29,26 @@ import torch
 from oracles import Coupled, Langevin
 
 from trilemma.checkpoints import official_ddgan, store
-from trilemma.denoiser import GeneratorDenoiser
+from trilemma.denoiser import GeneratorDenoiser, ScoreDenoiser
 from trilemma.methods import DDGAN
 from trilemma.networks import discriminator as discriminator_module
 from trilemma.networks import layers
 from trilemma.networks.ncsnpp import NCSNpp, ResidualInput
-from trilemma.processes import VP, LinearSDE, Transition
+from trilemma.parametrisation import VelocityNoise
+from trilemma.processes import CLD, VP, LinearSDE, Transition
 from trilemma.rng import BatchRng, SampleRng
-from trilemma.samplers import Ancestral
+from trilemma.samplers import (
+    GDDIM,
+    SSCS,
+    Ancestral,
+    DPMSolver,
+    EulerMaruyama,
+    Heun,
+    PredictorCorrector,
+    gddim,
+)
+from trilemma.samplers import base as samplers
+from trilemma.sampling import Start
 from trilemma.training import EMA, Adam, Trainer
 
 
@@ -105,6 +120,55 @@ def penalty():
     test_ddgan.test_penalty_is_on_the_cleaner_real_data_alone(False)
 
 
+def step(sampler, process):
+    """One step on Gaussian data, by another formula."""
+    return lambda: test_sampler_laws.check_step(sampler, process)
+
+
+def golden_euler():
+    test_golden_cld.test_euler_maruyama("celeba_post", "linear_den0")
+
+
+def golden_splitting():
+    test_golden_cld.check_splitting("cifar", "linear_den0")
+
+
+def golden_clock():
+    test_golden_cld.check_splitting("celeba_post", "linear_den0")
+
+
+def golden_flow():
+    test_golden_cld.test_probability_flow_of_a_mixture("celeba_post", 0)
+
+
+def reversal():
+    test_process_laws.test_equilibrium_reversal_is_the_reverse_dynamics_of_the_prior(CLD())
+
+
+def clock():
+    test_golden_cld.test_their_clock_runs_ahead_where_beta_varies("linear_den0")
+
+
+def coefficients(sampler):
+    return lambda: test_golden_gddim.check_coefficients("gddim_cifar", "N10", sampler)
+
+
+def completion():
+    test_golden_gddim.check_completion("gddim_cifar", True)
+
+
+def last_step():
+    test_sampler_laws.test_the_last_step_is_an_euler_step_or_the_mean_of_the_data("vp")
+
+
+def order_of_history():
+    test_sampler_laws.test_order_in_state("dpm_solver", "vp", 80)
+
+
+def composed(process):
+    return lambda: test_process_laws.test_transitions_compose(process)
+
+
 def lazy_penalty():
     test_ddgan.test_penalty_comes_every_few_steps_and_is_not_multiplied_by_the_interval()
 
@@ -147,11 +211,11 @@ MUTANTS = {
         [("gain, cov)", "gain, cov + 1e-20)")],
         [recorded_pairs],
     ),
-    "integral: transpose dropped": (
+    "integral: panels in the wrong order": (
         LinearSDE,
         "transition",
-        [("psi @ cov @ psi.mT", "psi @ cov @ psi")],
-        [lambda: test_process_laws.test_transitions_compose(Coupled())],
+        [("kernel = _compose(kernel, halves)", "kernel = _compose(halves, kernel)")],
+        [composed(Coupled())],
     ),
     "VP: root of the mean dropped": (
         VP,
@@ -263,26 +327,196 @@ MUTANTS = {
     # sampler
     "sampler: clean data at another time": (
         Ancestral,
-        "step",
-        [("self.t_min)", "0.0)")],
-        [
-            test_ancestral.test_recorded_trajectory,
-            lambda: test_sampler_laws.test_a_sampler_is_affine_and_exact_on_gaussian_data(
-                Ancestral()
-            ),
-        ],
+        "plan",
+        [("denoiser.origin)", "0.0)")],
+        [test_ancestral.test_recorded_trajectory, sampler_law],
     ),
     "sampler: mean in place of a draw": (
         Ancestral,
-        "step",
-        [("posterior.sample(u_0, u, eps)", "posterior.mean(u_0, u)")],
-        [test_ancestral.test_recorded_trajectory, sampler_law],
+        "advance",
+        [("row.noise is not None", "False")],
+        [test_ancestral.test_recorded_trajectory, sampler_law, step("ancestral", "cld")],
     ),
     "denoiser: step off by one": (
         GeneratorDenoiser,
         "x0",
         [("self.steps[float(t)], device", "self.steps[float(t)] + 1, device")],
         [test_ancestral.test_recorded_trajectory],
+    ),
+    "CLD: midpoint of the rate": (
+        CLD,
+        "beta_integral",
+        [("(t + s) / 2", "(t - s) / 2")],
+        [composed(CLD(0.1, 7.0)), golden_clock],
+    ),
+    "CLD: velocity not turned back": (
+        CLD,
+        "equilibrium_reversal",
+        [("[[1.0, -1.0], [-1.0, 1.0]]", "[[1.0, 1.0], [1.0, 1.0]]")],
+        [
+            step("sscs", "cld"),
+            golden_splitting,
+            lambda: (
+                test_process_laws.test_equilibrium_reversal_is_the_reverse_dynamics_of_the_prior(
+                    CLD()
+                )
+            ),
+        ],
+    ),
+    # denoiser and parametrisation
+    "score: transpose dropped": (
+        ScoreDenoiser,
+        "prepare",
+        [("torch.linalg.inv(chol).mT", "torch.linalg.inv(chol)")],
+        [step("euler_maruyama", "cld"), step("gddim, noise", "cld-linear"), golden_euler],
+    ),
+    "flow: the whole score": (
+        ScoreDenoiser,
+        "prepare",
+        [("diffusion.mT @ score / 2", "diffusion.mT @ score")],
+        [step("heun", "vp"), step("euler", "cld"), golden_flow],
+    ),
+    "clean data: row of the velocity": (
+        ScoreDenoiser,
+        "prepare",
+        [("-chol[:, :1] / signal", "-chol[:, -1:] / signal")],
+        [step("ancestral", "cld")],
+    ),
+    "velocity noise: sign of the completion": (
+        VelocityNoise,
+        "readout",
+        [("mixed - signal_x / below", "mixed + signal_x / below")],
+        [completion],
+    ),
+    "velocity noise: signals swapped": (
+        VelocityNoise,
+        "readout",
+        [("psi[..., 0, 0], psi[..., 1, 0]", "psi[..., 1, 0], psi[..., 0, 0]")],
+        [completion],
+    ),
+    # samplers of scores
+    "Euler: end of the step": (
+        EulerMaruyama,
+        "plan",
+        [("t, h = grid[:-1],", "t, h = grid[1:],")],
+        [step("euler_maruyama", "vp"), golden_euler],
+    ),
+    "Euler: sign of the drift": (
+        EulerMaruyama,
+        "plan",
+        [("identity - h * drift", "identity + h * drift")],
+        [step("euler_maruyama", "vp"), golden_euler],
+    ),
+    "Euler: half the score": (
+        EulerMaruyama,
+        "plan",
+        [("h * diffusion @ diffusion.mT", "h / 2 * diffusion @ diffusion.mT")],
+        [step("euler_maruyama", "sub-vp"), golden_euler],
+    ),
+    "corrector: root of the step": (
+        PredictorCorrector,
+        "advance",
+        [("(2 * delta) ** 0.5", "delta**0.5")],
+        [step("predictor_corrector", "cld")],
+    ),
+    "corrector: earlier time": (
+        PredictorCorrector,
+        "advance",
+        [("denoiser.score(u, s)", "denoiser.score(u, t)")],
+        [step("two corrections", "vp")],
+    ),
+    "splitting: clock of the second half": (
+        SSCS,
+        "plan",
+        [("equilibrium_reversal(middle, s)", "equilibrium_reversal(t, middle)")],
+        [step("sscs", "cld-linear"), step("sscs", "vp"), clock],
+    ),
+    "splitting: the prior's share left out": (
+        SSCS,
+        "plan",
+        [("on_state = on_score", "on_state = 0 * on_score")],
+        [step("sscs", "cld"), golden_splitting],
+    ),
+    "Heun: half left out": (
+        Heun,
+        "advance",
+        [("(h / 2) * (slope", "h * (slope")],
+        [step("heun", "vp"), step("heun", "cld")],
+    ),
+    "Heun: slope at the start twice": (
+        Heun,
+        "advance",
+        [("u + h * slope, s)", "u, row.t)")],
+        [step("heun", "vp")],
+    ),
+    "Heun: half the churn": (
+        Heun,
+        "plan",
+        [("self.churn / len(t)", "self.churn / len(t) / 20")],
+        [step("heun, churn", "vp")],
+    ),
+    "gDDIM: turned the other way": (
+        gddim,
+        "rotated_factor",
+        [("[cos, sin]", "[cos, -sin]"), ("[-sin, cos]", "[sin, cos]")],
+        [
+            step("gddim 1", "cld"),
+            coefficients("R_q2"),
+        ],
+    ),
+    "gDDIM: transpose dropped": (
+        GDDIM,
+        "plan",
+        [("-factors[:-1].mT", "-factors[:-1]")],
+        [step("gddim 1", "cld"), coefficients("R_q1")],
+    ),
+    "gDDIM: whole noise in the quadrature": (
+        GDDIM,
+        "_quadrature",
+        [("diffusion.mT) / 2", "diffusion.mT)")],
+        [coefficients("R_q2"), coefficients("L_q2")],
+    ),
+    "gDDIM: history backwards": (
+        GDDIM,
+        "_quadrature",
+        [("[n - count + 1 : n + 1].flip(0)", "[n - count + 1 : n + 1]")],
+        [coefficients("R_q2")],
+    ),
+    "gDDIM: lambda not squared": (
+        gddim._Tilted,
+        "__init__",
+        [("1 + stochasticity**2", "1 + stochasticity")],
+        [step("gddim, half noise", "vp"), step("gddim, half noise", "cld")],
+    ),
+    "DPM-Solver: weight of the history": (
+        DPMSolver,
+        "plan",
+        [("h[n] / h[n - 1] / 2", "h[n] / h[n - 1]")],
+        [order_of_history, test_sampler_laws.test_dpm_solver_looks_ahead_to_the_middle_of_the_step],
+    ),
+    "DPM-Solver: ratio of the steps": (
+        DPMSolver,
+        "plan",
+        [("h[n] / h[n - 1] / 2", "h[n - 1] / h[n] / 2")],
+        [test_sampler_laws.test_dpm_solver_looks_ahead_to_the_middle_of_the_step],
+    ),
+    "DPM-Solver: decay of the state": (
+        DPMSolver,
+        "plan",
+        [("torch.exp(-h) if", "torch.exp(-2 * h) if")],
+        [step("dpm_solver, noise", "vp")],
+    ),
+    "last step: sign of the drift": (
+        samplers,
+        "_finish",
+        [("u - float(t) * act(drift", "u + float(t) * act(drift")],
+        [last_step],
+    ),
+    "edit: end of the grid counted": (
+        Start,
+        "shorten",
+        [("grid[:-1] - self.strength", "grid - self.strength")],
+        [lambda: test_sampling.test_a_strength_means_the_nearest_time(1e-3, 3)],
     ),
     # networks
     "stddev: neighbours grouped": (
@@ -359,7 +593,7 @@ MUTANTS = {
                 "mix_seed(seed, n)) for n, i in enumerate(indices)",
             )
         ],
-        [lambda: test_sampler_laws.test_a_sample_does_not_depend_on_order_or_offset("points")],
+        [lambda: test_sampling.check_order_and_offset("points")],
     ),
     # training
     "EMA: weights swapped": (

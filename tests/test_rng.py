@@ -20,6 +20,10 @@ def test_shards_interleave_to_the_whole_draw(num_shards):
         lambda rng: rng.integers(10),
         lambda rng: rng.normal(),
         lambda rng: rng.normal(5),
+        lambda rng: rng.uniform(),
+        lambda rng: rng.uniform("antithetic"),
+        lambda rng: rng.uniform("stratified"),
+        lambda rng: rng.uniform("independent"),
     ):
         expected = draw(whole)
         for v, shard in enumerate(shards):
@@ -69,6 +73,65 @@ def test_distributions(make):
     counts = torch.bincount(steps, minlength=4)
     assert len(counts) == 4
     assert (counts - 1000).abs().max() < 5 * 750**0.5
+
+
+PAIRINGS = ["independent", "antithetic", "stratified"]
+
+
+@pytest.mark.parametrize("pairing", PAIRINGS)
+@pytest.mark.parametrize("num_rows", [1, 2, 5, 4000])
+def test_uniform_numbers_are_in_range(num_rows, pairing):
+    for rng in (BatchRng(3, num_rows), SampleRng(3, range(num_rows))):
+        rows = rng.uniform(pairing)
+        assert rows.dtype == torch.float64
+        assert rows.shape == (num_rows,)
+        assert 0 <= float(rows.min()) <= float(rows.max()) < 1
+
+
+@pytest.mark.parametrize("make", [lambda: BatchRng(0, 4000), lambda: SampleRng(0, range(4000))])
+@pytest.mark.parametrize("pairing", PAIRINGS)
+def test_uniform_numbers_are_uniform(pairing, make):
+    """The largest distance of distribution functions, at a level of one in a million."""
+    rows = make().uniform(pairing).sort().values
+    place = torch.arange(4001, dtype=torch.float64) / 4000
+    distance = torch.maximum((rows - place[:-1]).abs().max(), (rows - place[1:]).abs().max())
+    assert float(distance) < 2.7 / 4000**0.5
+
+
+@pytest.mark.parametrize("pairing", PAIRINGS)
+def test_each_row_is_uniform_over_seeds(pairing):
+    """Whatever ties the rows of a batch, one row alone is uniform."""
+    rows = torch.stack([BatchRng(seed, 3).uniform(pairing) for seed in range(2000)])
+    low, width = (torch.arange(3) / 3, 1 / 3) if pairing == "stratified" else (0.0, 1.0)
+    inside = (rows - low) / width
+    assert ((inside.mean(0) - 0.5).abs() < 5 / (12 * 2000) ** 0.5).all()
+    assert ((inside.var(0) - 1 / 12).abs() < 5 * (1 / 180 / 2000) ** 0.5).all()
+
+
+@pytest.mark.parametrize("num_rows", [2, 6, 7])
+def test_antithetic_rows_mirror_each_other(num_rows):
+    rows = BatchRng(4, num_rows).uniform("antithetic")
+    half = (num_rows + 1) // 2
+    assert torch.equal(rows[half:], 1 - rows[: num_rows - half])
+    assert len(rows.unique()) == num_rows
+
+
+def test_stratified_rows_share_one_shift():
+    rows = BatchRng(4, 8).uniform("stratified")
+    torch.testing.assert_close(
+        rows.diff(), torch.full((7,), 1 / 8, dtype=torch.float64), rtol=1e-12, atol=0
+    )
+    assert 0 <= float(rows[0]) < 1 / 8
+    assert float(rows[0]) != float(BatchRng(5, 8).uniform("stratified")[0])
+
+
+def test_samples_have_independent_uniform_numbers():
+    """A sample knows nothing of a batch, so every pairing gives it the same number."""
+    draws = [SampleRng(2, range(5)).uniform(pairing) for pairing in PAIRINGS]
+    assert torch.equal(draws[0], draws[1])
+    assert torch.equal(draws[0], draws[2])
+    alone = torch.cat([SampleRng(2, [i]).uniform() for i in range(5)])
+    assert torch.equal(draws[0], alone)
 
 
 def test_neighbouring_samples_are_uncorrelated():

@@ -30,6 +30,8 @@ POINTS = {
     "method.discriminator.width": 8,
     "data.num_points": 64,
 }
+SCORE = {"method.network.channels": 4, "method.network.num_res_blocks": 1}
+SCORE_POINTS = {"method.network.width": 8, "data.num_points": 64}
 TRAINER = {
     "trainer.num_images": 8,
     "trainer.batch_size": 4,
@@ -37,26 +39,39 @@ TRAINER = {
     "trainer.sample_images": 0,
     "trainer.log_every": 1,
     "trainer.num_workers": 0,
+    "trainer.precision": "fp32",
     "trainer.trackers": "[]",
 }
+
+
+def trained_networks(config: dict) -> list[str]:
+    """Arguments of a recipe's method that hold the networks which it trains, the main one first."""
+    names = ("network", "generator", "discriminator")
+    return [name for name in names if name in config["method"]["init_args"]]
 
 
 def shrunk(name: str, folder: Path) -> dict:
     """A bundled recipe with tiny widths and lengths on generated data of its own shape."""
     config = load_recipe(name)
     is_points = config["data"]["class_path"] == "Toy"
-    for key, value in {**(POINTS if is_points else SHRINK), **TRAINER}.items():
+    main = trained_networks(config)[0]
+    if main == "network":
+        sizes = SCORE_POINTS if is_points else SCORE
+    else:
+        sizes = POINTS if is_points else SHRINK
+    for key, value in {**sizes, **TRAINER}.items():
         override(config, key, str(value))
-    if not is_points:
-        generator = config["method"]["init_args"]["generator"]["init_args"]
-        size, channels = generator["image_size"], generator.get("in_channels", 3)
-        if size > 64:  # still divisible by the 64 of the large discriminator
-            size = 64
-            override(config, "method.generator.image_size", str(size))
-            override(config, "data.image_size", str(size))
-        if config["data"]["class_path"] == "StackedDigits":
-            size, channels = size - 4, 1
-            override(config, "data.num_images", "16")
-        path = write_pictures(folder / f"{name}.npz", 20, size, channels)
-        override(config, "data.path", str(path))
+    if is_points:
+        return config
+    network = config["method"]["init_args"][main]["init_args"]
+    size, channels = network["image_size"], network.get("out_channels", network["in_channels"])
+    if size > 64:  # still divisible by the 64 of the large discriminator, and by 7 levels
+        size = 64
+        override(config, f"method.{main}.image_size", str(size))
+        override(config, "data.image_size", str(size))
+    if config["data"]["class_path"] == "StackedDigits":
+        size, channels = size - 4, 1
+        override(config, "data.num_images", "16")
+    path = write_pictures(folder / f"{name}.npz", 20, size, channels)
+    override(config, "data.path", str(path))
     return config

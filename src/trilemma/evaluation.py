@@ -56,8 +56,10 @@ def read_npz(path: Path | str) -> Tensor:
     return torch.from_numpy(array).permute(0, 3, 1, 2).contiguous()
 
 
-def reference_data(where: str, split: str, event_shape: tuple[int, ...]) -> Data:
-    """Open real data in the shape of the samples.
+def reference_data(
+    where: str, split: str, event_shape: tuple[int, ...], *, scale: float | None = None
+) -> Data:
+    """Open real data in the shape of the samples, and toys in the scale of their training.
 
     Raises:
         ConfigError: if the data cannot have that shape.
@@ -70,6 +72,8 @@ def reference_data(where: str, split: str, event_shape: tuple[int, ...]) -> Data
         if height != width:
             raise ConfigError(f"samples of {height} x {width} are not square")
         return HubImages(where, split=split, image_size=height, channels=channels)  # type: ignore[arg-type]
+    if isinstance(data, Toy) and scale is not None:
+        data = Toy(data.name, num_points=data.num_points, seed=data.seed, scale=scale)
     data = data.split(split)
     if tuple(data.event_shape) != tuple(event_shape):
         raise ConfigError(f"samples have shape {event_shape}, {where} has {data.event_shape}")

@@ -11,7 +11,7 @@ estimated without bias by one random probe, e^T (df/du) e with E e e^T = I (Hutc
 log-likelihoods in bits per dimension are those of the bytes, up to the usual bound: uniform bytes
 under the right uniform density score exactly 8.
 
-*Position and velocity*: with v drawn from its initial law N(0, S), x alone has a density of at least
+*Position and velocity*: with v drawn from its initial law N(0, S), the density of x is bounded,
 
 .. math:: \log p(x) \ge E_v \log p(x, v) + H(v), \qquad H(v) = \tfrac12 \log\det(2\pi e S),
 

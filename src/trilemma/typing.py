@@ -8,10 +8,22 @@ is the shape of one datum.
 from jaxtyping import Float, Int64, Real
 from torch import Tensor
 
-__all__ = ["Blocks", "Event", "Image", "Labels", "State", "Steps", "Times", "TimesOrSteps"]
+__all__ = [
+    "Blocks",
+    "Event",
+    "Image",
+    "Labels",
+    "SomeBlocks",
+    "State",
+    "Steps",
+    "Times",
+    "TimesOrSteps",
+]
 
 State = Float[Tensor, "b k *event"]
 """A diffused state u_t."""
+SomeBlocks = Float[Tensor, "b _ *event"]
+"""Some of a state's blocks, or combinations of them."""
 Event = Float[Tensor, "b *event"]
 """Data x0, or noise of its shape."""
 Image = Float[Tensor, "b _ _ _"]

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from trilemma.methods import DDGAN, Loss, Method
-from trilemma.networks import PointDiscriminator, PointGenerator
+from trilemma.methods import CLDSGM, DDGAN, DDPM, EDM, Loss, Method
+from trilemma.networks import PointDiscriminator, PointGenerator, PointScore
 from trilemma.rng import BatchRng
 
 
@@ -12,13 +12,27 @@ def ddgan():
     return DDGAN(PointGenerator(width=32), PointDiscriminator(width=32), num_steps=2)
 
 
-EXAMPLES = {DDGAN: ddgan}
+def ddpm():
+    return DDPM(PointScore(2, width=32, num_layers=3))
+
+
+def edm():
+    """A network that sees ln(sigma) / 4 as its time, of either sign."""
+    return EDM(PointScore(2, width=32, num_layers=3, log_time=False))
+
+
+def cld():
+    return CLDSGM(PointScore(4, 2, width=32, num_layers=3))
+
+
+EXAMPLES = {DDGAN: ddgan, DDPM: ddpm, EDM: edm, CLDSGM: cld}
 """A tiny instance of every method on points in the plane; a new method is added here."""
 
 
 def concrete(base):
+    """Methods of the package; one without a sampler is a base of others."""
     for cls in base.__subclasses__():
-        if cls.__module__.startswith("trilemma."):
+        if cls.__module__.startswith("trilemma.") and hasattr(cls, "default_sampler"):
             yield cls
         yield from concrete(cls)
 

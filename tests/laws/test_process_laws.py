@@ -87,7 +87,7 @@ def test_integration_alone_gives_the_known_closed_form(bare, exact):
 
 
 def exact_langevin(process, t):
-    """Psi and Q of Langevin diffusion from 0 to t in 60 digits, by one matrix exponential.
+    """Psi and Q of Langevin diffusion from 0 to t in many digits, by one matrix exponential.
 
     F = beta A and G G^T = beta D with constant A and D; exp(B [[-A, D], [0, A^T]]) holds
     Psi^-1 Q in its corner (Van Loan, 1978).
@@ -120,15 +120,15 @@ LANGEVIN = [
 def test_langevin_kernels_keep_their_digits_at_small_times(process):
     """Covariance, its factor and 1 / L_vv have small relative errors down to t = 1e-8.
 
-    At first the velocity's variance given the position is smaller than the initial variance by
-    the order of t, so that many units of rounding are lost in the factor.
+    At first the velocity's variance given the position is a difference of the order of t between
+    two numbers of the size of the initial variance; the factor loses that many digits, no more.
     """
     times = [1e-8, 1e-6, 1e-4, 1e-3, 1e-2, 0.1, 0.3, 1.0]
     marginal = process.marginal(float64(times))
     gathered = process.transition(0.0, float64(times))
     factor = marginal.chol()
     start = mp_matrix(process.initial_cov().tolist())
-    with mp.workdps(60):
+    with mp.workdps(250):  # the exponential grows like Psi^-1
         for i, t in enumerate(times):
             psi, noise = exact_langevin(process, t)
             cov = psi * start * psi.T + noise
@@ -137,11 +137,13 @@ def test_langevin_kernels_keep_their_digits_at_small_times(process):
                 near(marginal.cov[i, row, column], cov[row, column], 1e-11)
                 near(gathered.mean_matrix[i, row, column], psi[row, column], 1e-11)
             x_x = mp.sqrt(cov[0, 0])
-            v_v = mp.sqrt(cov[1, 1] - cov[1, 0] ** 2 / cov[0, 0])
+            rest = cov[1, 1] - cov[1, 0] ** 2 / cov[0, 0]
+            lost = 1e-15 * cov[1, 1] / rest
             near(factor[i, 0, 0], x_x)
             near(factor[i, 1, 0], cov[1, 0] / x_x)
-            near(factor[i, 1, 1], v_v, 1e-9)
-            near(1 / factor[i, 1, 1], 1 / v_v, 1e-9)
+            near(factor[i, 1, 1], mp.sqrt(rest), max(1e-11, lost))
+            near(1 / factor[i, 1, 1], 1 / mp.sqrt(rest), max(1e-11, lost))
+            assert t < 1e-6 or lost < 1e-9
 
 
 def test_integration_of_two_blocks_equals_a_scipy_solution():
@@ -263,10 +265,10 @@ def test_posterior_at_the_origin_is_the_point_up_to_its_initial_covariance(proce
         posterior.on_origin[:, points], eye[points].expand(len(t), -1, -1), rtol=1e-12, atol=1e-10
     )
     assert not posterior.on_later[:, points].any()
-    assert not posterior.cov[:, points].any()
+    assert (posterior.cov[:, points].abs() <= 1e-12 * initial.amax()).all()
 
 
-@pytest.mark.parametrize("process", ALL, ids=IDS)
+@pytest.mark.parametrize("process", OURS, ids=IDS[: len(OURS)])
 def test_marginals_are_transitions_of_the_initial_covariance(process):
     """Whatever else a marginal has, its jitter, is the same at all times and no part of chains."""
     jitter = getattr(process, "jitter", 0.0)
@@ -295,10 +297,9 @@ def test_the_carried_covariance_obeys_the_dynamics(process):
 @pytest.mark.parametrize("process", OURS, ids=IDS[: len(OURS)])
 def test_equilibrium_reversal_is_the_reverse_dynamics_of_the_prior(process):
     """The closed form is what integrating (-F - G G^T P^-1) from t back to s gives."""
-    keep = LATE > EARLY
-    given = process.equilibrium_reversal(LATE[keep], EARLY[keep])
-    integrated = LinearSDE.equilibrium_reversal(process, LATE[keep], EARLY[keep])
-    assert_same_kernel(given, integrated)
+    s, t = float64([1e-3, 0.3, 0.7]), float64([0.2, 0.6, 1.0])
+    given = process.equilibrium_reversal(t, s)
+    assert_same_kernel(given, LinearSDE.equilibrium_reversal(process, t, s))
 
 
 @pytest.mark.parametrize("process", ALL, ids=IDS)
@@ -320,7 +321,7 @@ def test_the_processes_that_keep_their_prior():
     assert kept == {"VP", "GeometricVP", "CLD", "BareVP", "Langevin"}
 
 
-LEVELS = [p for p in ALL if p not in OSCILLATING and not isinstance(p, Coupled)]
+LEVELS = [p for p in OURS if p not in OSCILLATING]
 
 
 @pytest.mark.parametrize("process", LEVELS, ids=name_of)

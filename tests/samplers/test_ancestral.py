@@ -35,7 +35,7 @@ def test_recorded_trajectory():
     rng, states = ReplayRng(*draws), []
     denoiser = method.denoiser()
     grid = method.grid()
-    u = Ancestral(float(grid[-1])).run(
+    u = Ancestral().run(
         denoiser, file["x_T"][:, None], grid, rng, lambda n, u: states.append(u[:, 0])
     )
     assert not rng.draws
@@ -54,7 +54,21 @@ def test_recorded_predictions_step_by_step(n):
     torch.testing.assert_close(x0[:, 0], file["x0_pred"][n], rtol=0, atol=2e-5)
 
 
-def sampled_law(num_steps, *, exact_start, process=None, sampler=Ancestral, extra_draws=0):
+class Misplaced(ExactDenoiser):
+    """Knows where clean data live, whatever it tells the sampler."""
+
+    def __init__(self, data, process, origin):
+        super().__init__(data, process, origin)
+        self.truth = origin
+
+    def x0(self, u, t, rng):
+        told, self.origin = self.origin, self.truth
+        drawn = super().x0(u, t, rng)
+        self.origin = told
+        return drawn
+
+
+def sampled_law(num_steps, *, exact_start, process=None, believed=None, extra_draws=0):
     """Exact law of the sampler's output with a perfect denoiser; also the data and the NFE."""
     data, process = GaussianData(), process or VP(0.1, 20.0)
     grid = uniform_grid(num_steps)
@@ -65,8 +79,10 @@ def sampled_law(num_steps, *, exact_start, process=None, sampler=Ancestral, extr
     if exact_start:
         mean, cov = data.diffused(process, 1.0, origin)
         u = mean + u @ torch.linalg.cholesky(cov).T
-    denoiser = ExactDenoiser(data, process, origin)
-    end = sampler(origin).run(denoiser, u[:, None], grid, rng)
+    denoiser = Misplaced(data, process, origin)
+    if believed is not None:
+        denoiser.origin = believed
+    end = Ancestral().run(denoiser, u[:, None], grid, rng)
     assert rng.used == num_inputs  # start, T draws of x0, T - 1 posteriors
     return affine_law(end), data, denoiser.nfe
 
@@ -90,9 +106,7 @@ def test_the_standard_prior_costs_little():
 
 def test_wrong_end_of_the_grid_is_noticed():
     """Clean data taken to live at 0 when they live at t_min is a different posterior."""
-    (_, cov), data, _ = sampled_law(
-        2, exact_start=True, sampler=lambda origin: Ancestral(0.0), extra_draws=1
-    )
+    (_, cov), data, _ = sampled_law(2, exact_start=True, believed=0.0, extra_draws=1)
     assert float((cov - data.cov).abs().max()) > 1e-5
 
 

@@ -16,14 +16,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trilemma.checkpoints import official_ddgan
-from trilemma.config import resolve
+from trilemma.checkpoints import official_cld, official_ddgan
+from trilemma.checkpoints.links import fill
+from trilemma.checkpoints.official_cld import OFFICIAL_CLD
+from trilemma.config import build_method, resolve
 from trilemma.errors import CheckpointError, ConfigError, nearest
 from trilemma.methods import DDGAN
 from trilemma.pipeline import Pipeline, load, save_pipeline
 from trilemma.processes import VP
 
-__all__ = ["OFFICIAL_DDGAN", "convert_ddgan", "read_torch"]
+__all__ = ["OFFICIAL_CLD", "OFFICIAL_DDGAN", "convert_cld", "convert_ddgan", "read_torch"]
+
+PAPER_TENSORS = 608
+"""Tensors of the paper's network for faces; the later one has 936."""
 
 _UNET256 = {"image_size": 256, "num_channels_dae": 64, "ch_mult": [1, 1, 2, 2, 4, 4], "n_mlp": 3}
 _CODE = {"nz": 100, "z_emb_dim": 256}
@@ -72,12 +77,9 @@ def convert_ddgan(checkpoint: Path | str, config: str, out: Path | str) -> Pipel
         ConfigError: for an unknown configuration.
         CheckpointError: if the weights do not fit it.
     """
-    if Path(out).suffix != ".safetensors":
-        raise ConfigError(f"-o {out}: a model file ends in .safetensors")
-    args = official_arguments(config)
-    stored = read_torch(checkpoint)
-    if not isinstance(stored, Mapping):
-        raise CheckpointError(f"{checkpoint} holds a {type(stored).__name__}, not a state dict")
+    _check_name(out)
+    args = official_arguments(config, OFFICIAL_DDGAN)
+    stored = _read_mapping(checkpoint)
     weights = _averaged(stored) if "netG_dict" in stored else dict(stored)
     generator = official_ddgan.load_generator(weights, args)
     process = VP(args.get("beta_min", 0.1), args.get("beta_max", 20.0))
@@ -92,17 +94,57 @@ def convert_ddgan(checkpoint: Path | str, config: str, out: Path | str) -> Pipel
     return load(out)
 
 
-def official_arguments(config: str) -> dict[str, Any]:
+def convert_cld(checkpoint: Path | str, config: str, out: Path | str) -> Pipeline:
+    """Convert a score network of the authors of critically-damped Langevin diffusion.
+
+    Args:
+        checkpoint: ``checkpoint_*.pth``, whose averages are taken, or a plain state dict.
+        config: "cifar10", "celebahq256" (whether the paper's network or the later one, its tensors
+            tell), "celebahq256-paper", or a JSON file of official flags.
+        out: model file to write.
+
+    Returns:
+        The model, as loaded from the new file: ``CLDSGM``, or ``DDPM`` for ``sde=vpsde``.
+
+    Raises:
+        ConfigError: for an unknown configuration.
+        CheckpointError: if the weights do not fit it.
+    """
+    _check_name(out)
+    flags = official_arguments(config, OFFICIAL_CLD)
+    stored = _read_mapping(checkpoint)
+    is_training = "model" in stored or "ema" in stored
+    weights = official_cld.ema_state(stored) if is_training else dict(stored)
+    if config == "celebahq256" and len(weights) == PAPER_TENSORS:
+        config = "celebahq256-paper"
+        flags = OFFICIAL_CLD[config]
+    entry = official_cld.describe_method(official_cld.completed(flags, weights))
+    entry = resolve({"method": entry})["method"]
+    method: Any = build_method(entry)
+    fill(method.network, official_cld.network_links(method.network), weights)
+    card = {
+        "summary": "score network of the authors of critically-damped Langevin diffusion, "
+        f"{Path(config).stem}",
+        "source": "Dockhorn, Vahdat, Kreis, 2022; the weights keep their authors' licence",
+        "weights": "moving averages" if is_training else "as stored",
+    }
+    if isinstance(stored.get("step"), int):
+        card["weights"] += f" after {stored['step']} steps"
+    save_pipeline(out, method, entry, method.event_shape, card=card)
+    return load(out)
+
+
+def official_arguments(config: str, published: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     """Official arguments by name, or from a JSON file.
 
     Raises:
         ConfigError: for an unknown name, or a file that is not a JSON object.
     """
-    if config in OFFICIAL_DDGAN:
-        return OFFICIAL_DDGAN[config]
+    if config in published:
+        return published[config]
     path = Path(config)
     if path.suffix != ".json":
-        raise ConfigError(f"--config {config!r}: {nearest(config, OFFICIAL_DDGAN)}, or FILE.json")
+        raise ConfigError(f"--config {config!r}: {nearest(config, published)}, or FILE.json")
     try:
         args = json.loads(path.read_text())
     except (OSError, ValueError) as error:
@@ -110,6 +152,18 @@ def official_arguments(config: str) -> dict[str, Any]:
     if not isinstance(args, dict):
         raise ConfigError(f"{path} must hold a JSON object of official arguments")
     return args
+
+
+def _check_name(out: Path | str) -> None:
+    if Path(out).suffix != ".safetensors":
+        raise ConfigError(f"-o {out}: a model file ends in .safetensors")
+
+
+def _read_mapping(checkpoint: Path | str) -> Mapping[str, Any]:
+    stored = read_torch(checkpoint)
+    if not isinstance(stored, Mapping):
+        raise CheckpointError(f"{checkpoint} holds a {type(stored).__name__}, not a state dict")
+    return stored
 
 
 def _averaged(content: Mapping[str, Any]) -> dict[str, Tensor]:

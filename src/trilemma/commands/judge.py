@@ -80,7 +80,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     is_file = options.model.endswith(".npz")
     samples = read_npz(options.model) if is_file else load_model(options)
     shape = samples.event_shape if isinstance(samples, Pipeline) else tuple(samples.shape[1:])
-    data = reference_data(options.data, options.split, shape)
+    scale = samples.card.get("scale") if isinstance(samples, Pipeline) else None
+    data = reference_data(options.data, options.split, shape, scale=scale)
     with counting_bar("sampling", options.num) as progress:
         records = evaluate_samples(
             samples,
@@ -125,7 +126,8 @@ def _likelihood(options: argparse.Namespace) -> int:
     if not options.tolerance > 0:
         raise ConfigError(f"--tolerance {options.tolerance} must be positive")
     pipeline = load_model(options)
-    data = reference_data(options.data, options.split, pipeline.event_shape)
+    scale = pipeline.card.get("scale")
+    data = reference_data(options.data, options.split, pipeline.event_shape, scale=scale)
     with counting_bar("integrating", min(options.num, len(data))) as progress:
         found = likelihood(
             pipeline,

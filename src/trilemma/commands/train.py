@@ -42,6 +42,7 @@ def _run(options: argparse.Namespace) -> int:
 
     from trilemma.checkpoints.store import write_bytes
     from trilemma.config import build_recipe, dump_yaml, load_recipe, override, resolve, set_data
+    from trilemma.data import Toy
     from trilemma.pipeline import save_pipeline
 
     config = load_recipe(options.recipe)
@@ -63,6 +64,8 @@ def _run(options: argparse.Namespace) -> int:
 
     def export(path: Path, averaged: Any) -> None:
         card = {"recipe": Path(options.recipe).stem, "num_images": trainer.num_images}
+        if isinstance(data, Toy):
+            card["scale"] = data.scale
         shape, names = data.event_shape, data.class_names
         save_pipeline(path, averaged, config["method"], shape, class_names=names, card=card)
 

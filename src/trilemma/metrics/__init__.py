@@ -37,6 +37,7 @@ from trilemma.metrics.frechet import (
 from trilemma.metrics.kernel import KernelDistance, kid, mmd
 from trilemma.metrics.precision_recall import ManifoldScores, manifold_scores
 from trilemma.metrics.report import evaluate, evaluate_features
+from trilemma.metrics.wasserstein import sliced_wasserstein
 
 __all__ = [
     "EXTRACTORS",
@@ -72,6 +73,7 @@ __all__ = [
     "mmd",
     "mnist_reference",
     "mode_statistics",
+    "sliced_wasserstein",
     "stacked_distribution",
     "stacked_numbers",
     "to_json",

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from trilemma.errors import ConfigError
-from trilemma.typing import Blocks, Event, State, Times
+from trilemma.typing import Blocks, Event, SomeBlocks, State, Times
 
 __all__ = ["LinearSDE", "Posterior", "Transition", "act", "as_times", "cholesky"]
 
@@ -101,7 +101,7 @@ def as_times(t: Times | float) -> Times:
     return torch.as_tensor(t, dtype=torch.float64)
 
 
-def act(matrix: Tensor, u: State) -> State:
+def act(matrix: Tensor, u: SomeBlocks) -> SomeBlocks:
     """Apply (j, k) or (b, j, k) coefficients to the block axis of a state (b, k, *event)."""
     if matrix.shape[-2:] == (1, 1):
         scalar = matrix[..., 0, 0].to(u)

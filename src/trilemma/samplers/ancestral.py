@@ -31,6 +31,8 @@ class _Row(NamedTuple):
 class Ancestral(Sampler):
     """Posterior sampling on a grid; a step that ends where clean data live adds no noise."""
 
+    uses_score = False
+
     def check(self, denoiser: Denoiser) -> None:
         """Every denoiser that estimates or draws clean data will do."""
         if isinstance(denoiser, ScoreDenoiser):

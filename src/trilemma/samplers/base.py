@@ -35,18 +35,24 @@ class Sampler(ABC):
     """Network calls per step."""
     order: int = 1
     """Order of convergence, weak for stochastic samplers."""
+    uses_score: ClassVar[bool] = True
+    """Whether steps follow a score, else clean data from the denoiser are enough."""
 
     def check(self, denoiser: Denoiser) -> None:
         """Raise ConfigError, with the reason, where the mathematics does not allow the sampler."""
-        need_score(self, denoiser)
+        if self.uses_score:
+            need_score(self, denoiser)
 
     def thin(self, grid: Times) -> Times:
         """Times of a grid at which the sampler stops; all of them unless it steps by itself."""
         return grid
 
-    @abstractmethod
     def plan(self, denoiser: Denoiser, grid: Times) -> Sequence[Any]:
-        """Return the coefficients of every step of a grid, float64, one entry per step."""
+        """Return the coefficients of every step of a grid, float64, one entry per step.
+
+        Nothing by default: a sampler that computes them in ``advance`` is right, only slower.
+        """
+        return [None] * (len(grid) - 1)
 
     @abstractmethod
     def advance(

@@ -54,10 +54,6 @@ class ODE(Sampler):
         """Only the ends of the grid for an adaptive solver."""
         return grid if self.solver in FIXED else grid[[0, -1]]
 
-    def plan(self, denoiser: Denoiser, grid: Times) -> list[None]:
-        """Nothing to compute ahead."""
-        return [None] * (len(grid) - 1)
-
     def advance(
         self,
         denoiser: Denoiser,

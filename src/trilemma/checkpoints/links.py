@@ -1,0 +1,234 @@
+"""Pair our tensors with those of state dicts that others published.
+
+Official names number the layers of the U-Net in the order of execution. ``ncsnpp_links`` walks our
+network in that order and pairs every parameter with its official name, so the map is derived,
+total and invertible. Two layouts differ: channel mixes are stored [in, out] there and [out, in]
+here, and the three mixes of an attention's query, key and value are one matrix here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from trilemma.errors import CheckpointError
+from trilemma.networks.layers import FIR, AdaptiveGroupNorm, Attention, FourierEmbedding
+from trilemma.networks.ncsnpp import (
+    Level,
+    NCSNpp,
+    PlainResample,
+    ResBlock,
+    ResidualInput,
+    SkipInput,
+)
+
+__all__ = [
+    "Arguments",
+    "Link",
+    "StateDict",
+    "export",
+    "fill",
+    "ncsnpp_links",
+    "pair",
+    "without_prefix",
+]
+
+Network = TypeVar("Network", bound=nn.Module)
+StateDict = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Link:
+    """Where one of our tensors lives in an official state dict.
+
+    Args:
+        ours: our parameter name.
+        theirs: official names whose tensors, stacked along the outputs, make ours.
+        is_mix: whether official matrices are [in, out] channel mixes.
+    """
+
+    ours: str
+    theirs: tuple[str, ...]
+    is_mix: bool = False
+
+    def join(self, official: StateDict, shape: torch.Size) -> Tensor:
+        """Return our tensor from the official ones."""
+        parts = [official[name] for name in self.theirs]
+        # Shapes that the official tensors must have, from an empty tensor of ours.
+        for name, like in self.split(torch.empty(shape, device="meta")):
+            if official[name].shape != like.shape:
+                raise CheckpointError(
+                    f"tensor {name!r} has shape {list(official[name].shape)}, where "
+                    f"{list(like.shape)} is needed for {self.ours!r}: the arguments describe "
+                    "another network"
+                )
+        if self.is_mix:
+            parts = [part.T for part in parts]
+        joined = torch.cat(parts)
+        if joined.numel() != shape.numel() or joined.shape[0] != shape[0]:
+            found = list(official[self.theirs[0]].shape)
+            raise CheckpointError(
+                f"tensor {self.theirs[0]!r} has shape {found}, which does not fit {self.ours!r} of "
+                f"shape {list(shape)}: the arguments describe another network"
+            )
+        return joined.reshape(shape)
+
+    def split(self, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """Yield official names and tensors from ours."""
+        for name, part in zip(self.theirs, tensor.chunk(len(self.theirs)), strict=True):
+            yield name, part.flatten(1).T.contiguous() if self.is_mix else part
+
+
+def fill(
+    network: Network, links: list[Link], state_dict: StateDict, *, unused: Collection[str] = ()
+) -> Network:
+    """Fill a network, using each official tensor exactly once, and put it in eval mode.
+
+    Args:
+        network: network to fill.
+        links: where each of its tensors comes from.
+        state_dict: official tensors, with or without the prefix ``module.``.
+        unused: official names, without the prefix, that may be present and are never used.
+
+    Raises:
+        CheckpointError: if a tensor is missing, left over or of another shape.
+    """
+    official = without_prefix(state_dict)
+    expected = [name for link in links for name in link.theirs]
+    missing = [name for name in expected if name not in official]
+    extra = sorted(set(official) - set(expected) - set(unused))
+    if missing or extra:
+        raise CheckpointError(
+            f"the state dict does not fit its arguments: {len(missing)} tensors missing "
+            f"{missing[:3]}, {len(extra)} left over {extra[:3]}"
+        )
+    shapes = {name: value.shape for name, value in network.state_dict().items()}
+    network.load_state_dict({x.ours: x.join(official, shapes[x.ours]) for x in links})
+    return network.eval()
+
+
+def export(network: nn.Module, links: Iterable[Link]) -> dict[str, Tensor]:
+    """Return the weights under their official names and layouts; the inverse of ``fill``."""
+    state = network.state_dict()
+    return {name: part for link in links for name, part in link.split(state[link.ours])}
+
+
+def without_prefix(state_dict: StateDict) -> dict[str, Tensor]:
+    """Return the tensors without the prefix ``module.`` of training on several processes.
+
+    Raises:
+        CheckpointError: if an entry is no tensor, or stands there with and without the prefix.
+    """
+    official: dict[str, Tensor] = {}
+    for key, value in state_dict.items():
+        name = str(key).removeprefix("module.")
+        if not isinstance(value, Tensor):
+            raise CheckpointError(f"entry {name!r} is a {type(value).__name__}, not a tensor")
+        if name in official:
+            raise CheckpointError(f"tensor {name!r} stands in the state dict twice")
+        official[name] = value
+    return official
+
+
+def ncsnpp_links(network: NCSNpp) -> list[Link]:
+    """Pair the tensors of the U-Net; layers are numbered in the order of execution."""
+    names = {id(module): name for name, module in network.named_modules()}
+    links = []
+    for index, module in enumerate(_in_order(network)):
+        for link in _layer_links(module):
+            ours = f"{names[id(module)]}.{link.ours}"
+            theirs = tuple(f"all_modules.{index}.{name}" for name in link.theirs)
+            links.append(Link(ours, theirs, link.is_mix))
+    return links
+
+
+def pair(ours: str, theirs: str) -> list[Link]:
+    """Links of a weight and a bias."""
+    return [Link(_dot(ours, kind), (_dot(theirs, kind),)) for kind in ("weight", "bias")]
+
+
+def _mix(ours: str, *theirs: str) -> list[Link]:
+    """Links of a channel mix: matrices W are [in, out], biases b."""
+    matrices = tuple(f"{name}.W" for name in theirs)
+    biases = tuple(f"{name}.b" for name in theirs)
+    return [Link(f"{ours}.weight", matrices, True), Link(f"{ours}.bias", biases)]
+
+
+def _dot(prefix: str, name: str) -> str:
+    return f"{prefix}.{name}" if prefix else name
+
+
+def _in_order(network: NCSNpp) -> Iterator[nn.Module]:
+    """Yield layers in the order in which the official list numbers them."""
+    if network.time is not None:
+        if isinstance(network.time.embed, FourierEmbedding):
+            yield network.time.embed
+        yield network.time.linear1
+        yield network.time.linear2
+    yield network.stem
+    for level in Level.of(network.down):
+        for i, block in enumerate(level.blocks):
+            yield block
+            yield from list(level.attentions)[i : i + 1]
+        yield from _present(level.resample, level.pyramid)
+    yield from network.middle
+    for level in Level.of(network.up):
+        yield from level.blocks
+        yield from level.attentions
+        if level.pyramid is not None:
+            yield from (level.pyramid.norm, level.pyramid.conv)
+        yield from _present(level.resample)
+    if network.head is not None:
+        yield from (network.head.norm, network.head.conv)
+
+
+def _present(*modules: nn.Module | None) -> Iterator[nn.Module]:
+    return (module for module in modules if module is not None)
+
+
+def _layer_links(module: nn.Module) -> list[Link]:
+    """Links inside one entry of the official list, relative to it."""
+    if isinstance(module, ResBlock):
+        return _block_links(module)
+    if isinstance(module, Attention):
+        mixes = _mix("query_key_value", "NIN_0", "NIN_1", "NIN_2") + _mix("out", "NIN_3")
+        return pair("norm", "GroupNorm_0") + mixes
+    if isinstance(module, ResidualInput):
+        has_filter = isinstance(module.down.resampler, FIR)
+        return pair("down.conv", "Conv2d_0" if has_filter else "Conv_0")
+    if isinstance(module, SkipInput):
+        return pair("project", "Conv_0")
+    if isinstance(module, FourierEmbedding):
+        return [Link("frequencies", ("W",))]
+    return [] if isinstance(module, PlainResample) else pair("", "")
+
+
+def _block_links(block: ResBlock) -> list[Link]:
+    links = pair("conv1", "Conv_0") + pair("conv2", "Conv_1")
+    if block.time is not None:
+        links += pair("time", "Dense_0")
+    for i, norm in enumerate((block.norm1, block.norm2)):
+        style = ".style" if isinstance(norm, AdaptiveGroupNorm) else ""
+        links += pair(f"norm{i + 1}{style}", f"GroupNorm_{i}{style}")
+    if block.shortcut is not None:
+        links += _mix("shortcut", "NIN_0") if block.is_ddpm else pair("shortcut", "Conv_2")
+    return links
+
+
+class Arguments:
+    """Look an official argument up, with a clear error where it is missing and has no default."""
+
+    def __init__(self, args: Mapping[str, Any]) -> None:
+        self.args = args
+
+    def __call__(self, name: str, default: Any = None) -> Any:
+        """Return the argument, or the default where it is absent or None."""
+        value = self.args.get(name)
+        value = default if value is None else value
+        if value is None:
+            raise CheckpointError(f"the official argument {name!r} is missing from the config")
+        return value

@@ -1,0 +1,150 @@
+"""Likelihoods: closed forms on Gaussians and mixtures, the recorded runs, the kind of number."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from oracles import ReplayRng, below, official_points
+from safetensors.torch import load_file
+
+from trilemma.data import Toy
+from trilemma.denoiser import ScoreDenoiser
+from trilemma.errors import ConfigError
+from trilemma.likelihood import NLL, dequantise, negative_log_likelihood
+from trilemma.methods import CLDSGM, DDGAN
+from trilemma.networks import PointGenerator, PointScore
+from trilemma.oracle import ExactMixture
+from trilemma.parametrisation import Predict
+from trilemma.processes import CLD, VE, VP, GeometricVP, SubVP
+from trilemma.rng import BatchRng
+
+T_MIN = 1e-5
+GOLDEN = Path(__file__).parent / "golden" / "cld" / "d_samplers.safetensors"
+
+
+def gaussian(process, data_var):
+    """The exact denoiser of N(0, data_var I), image-shaped, by a mixed score and no network."""
+    parametrisation = Predict("eps", mixed_score=True, data_var=data_var)
+    return ScoreDenoiser(lambda u, *_: torch.zeros_like(u), process, parametrisation)
+
+
+def log_normal(x, variance):
+    return (
+        -(x.double().square() / variance + math.log(2 * math.pi * variance)).flatten(1).sum(1) / 2
+    )
+
+
+@pytest.mark.parametrize("divergence", ["exact", "hutchinson"])
+@pytest.mark.parametrize("process", [VP(), SubVP(), GeometricVP(), VE(sigma_max=20.0)], ids=repr)
+def test_closed_form_on_gaussians(process, divergence):
+    """The flow scales by a number, so divergence and density are known; nothing is zero."""
+    data_var = 0.3
+    x0 = math.sqrt(data_var) * torch.randn(3, 2, 3, 3, dtype=torch.float64)
+    found = negative_log_likelihood(
+        gaussian(process, data_var), x0, BatchRng(0, 3), divergence=divergence
+    )
+    times = torch.tensor([T_MIN, 1.0], dtype=torch.float64)
+    kernel = process.marginal(times)
+    start, end = (kernel.mean_matrix.square() * data_var + kernel.cov).flatten().tolist()
+    growth = math.sqrt(end / start)
+    expected = log_normal(growth * x0, float(process.prior_cov())) + 18 * math.log(growth)
+    assert abs(math.log(growth)) > 0.1
+    torch.testing.assert_close(found.nats, -expected, rtol=1e-4, atol=1e-3)
+    assert found.nfe > 10
+    assert not found.is_bound
+
+
+def test_density_of_a_mixture():
+    """Two moons would have no closed flow; eight Gaussians neither, but their density is known."""
+    toy = Toy("ring8", scale=1.0)
+    oracle = ExactMixture(VP(), toy.modes, toy.std)
+    points = toy.modes + toy.std * torch.randn(8, 2, dtype=torch.float64)
+    found = negative_log_likelihood(
+        oracle, points, BatchRng(0, 8), divergence="exact"
+    )
+    torch.testing.assert_close(found.nats, -toy.log_prob(points), rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize("probe", ["rademacher", "gaussian"])
+def test_hutchinson_is_unbiased(probe):
+    oracle = ExactMixture(VP(), torch.tensor([[-1.0, 0.3], [0.8, -0.4]]), 0.4)
+    point = torch.tensor([[0.1, 0.5]], dtype=torch.float64)
+    exact = negative_log_likelihood(oracle, point, BatchRng(0, 1), divergence="exact")
+    many = negative_log_likelihood(oracle, point.expand(4000, 2), BatchRng(1, 4000), probe=probe)
+    error = float(many.nats.std()) / 4000**0.5
+    assert error > 0
+    assert abs(float(many.nats.mean() - exact.nats[0])) < 5 * error
+
+
+def test_bound_with_velocities_is_tight_for_a_perfect_model():
+    """-log p(x, v) - H(v) exceeds -log p(x) by what v is off its mean square, zero on average."""
+    process, std = CLD(), 0.5
+    oracle = ExactMixture(process, torch.tensor([[0.3, -0.2]]), std)
+    x0 = torch.tensor([[0.1, 0.4], [-0.5, 0.2]], dtype=torch.float64)
+    velocity = torch.tensor([[1.0, -0.7], [0.2, 2.0]], dtype=torch.float64)
+    found = negative_log_likelihood(
+        oracle, x0, ReplayRng(velocity), divergence="exact"
+    )
+    excess = (velocity.square().sum(1) - 2) / 2
+    centred = x0 - torch.tensor([0.3, -0.2])
+    torch.testing.assert_close(found.nats - excess, -log_normal(centred, std**2), rtol=0, atol=2e-3)
+    assert found.is_bound
+    assert "bound" in found.kind
+
+
+@pytest.mark.parametrize("probe", ["rademacher", "gaussian"])
+@pytest.mark.parametrize("setting", ["cifar", "celeba_post"])
+def test_recorded_likelihoods(setting, probe):
+    file = load_file(GOLDEN)
+    prefix = f"{setting}/mlp/likelihood_{probe}/"
+    network = PointScore(4, 2, width=16, log_time=False)
+    network.load_state_dict(official_points(below(file, f"{setting}/mlp/net/")))
+    slope = {"cifar": (4.0, 4.0, 1e-9), "celeba_post": (0.1, 7.0, 1e-6)}[setting]
+    method = CLDSGM(network, CLD(*slope[:2], jitter=slope[2]))
+    data, drawn = file[f"{prefix}data"], file[f"{prefix}probe"]
+    x0, velocity = data.chunk(2, dim=1)
+    found = negative_log_likelihood(
+        method.denoiser(),
+        x0,
+        ReplayRng(velocity / math.sqrt(0.04 * 0.25), drawn),
+        probe=probe,
+    )
+    expected = file[f"{prefix}nll_bound_x"].double()
+    torch.testing.assert_close(found.nats, expected, rtol=0, atol=2e-3)
+
+
+def test_uniform_bytes_score_eight_bits():
+    """The uniform density on [-1, 1]^d is 2^-d, so a byte costs its eight bits."""
+    nats = torch.full((4,), 12 * math.log(2.0), dtype=torch.float64)
+    found = NLL(nats, 12, False, "exact", 10)
+    torch.testing.assert_close(found.bits_per_dim(), torch.full((4,), 8.0, dtype=torch.float64))
+
+
+def test_dequantised_bytes_stay_in_their_cells():
+    images = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(50, 1, 16, 16)
+    x0 = dequantise(images, BatchRng(0, 50))
+    assert x0.dtype == torch.float32
+    cells = (x0.double() + 1) * 128
+    assert torch.equal(cells.floor().to(torch.uint8), images)
+    within = cells - cells.floor()
+    assert abs(float(within.mean()) - 0.5) < 0.01
+    assert abs(float(within.var()) - 1 / 12) < 0.003
+
+
+def test_what_has_no_density_is_refused():
+    gan = DDGAN(PointGenerator(width=8))
+    with pytest.raises(ConfigError, match="no density"):
+        negative_log_likelihood(gan.denoiser(), torch.zeros(2, 2), BatchRng(0, 2))
+    still = CLDSGM(PointScore(4, 2, width=8), CLD(init_velocity_scale=0.0))
+    with pytest.raises(ConfigError, match="init_velocity_scale"):
+        negative_log_likelihood(still.denoiser(), torch.zeros(2, 2), BatchRng(0, 2))
+
+
+@pytest.mark.parametrize(
+    "options", [{"divergence": "exactly"}, {"probe": "cauchy"}, {"t_min": 0.0}, {"t_min": 1.0}]
+)
+def test_unknown_options_are_refused(options):
+    denoiser = gaussian(VP(), 1.0)
+    with pytest.raises(ConfigError, match=next(iter(options)).split("_")[0]):
+        negative_log_likelihood(denoiser, torch.zeros(1, 1, 2, 2), BatchRng(0, 1), **options)
