@@ -89,6 +89,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--num", type=int, default=1000, help="samples per point")
     parser.add_argument("--batch", type=int, default=100)
+    parser.add_argument("--models", nargs="+", help="only these, and no picture of the others")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--folder", type=Path, help="runs named as the models, instead of bundled")
     parser.add_argument("--json", type=Path, required=True)
@@ -106,7 +107,7 @@ def main():
     models = {}
     for line in LINES:
         model, sampler, settings, grid, all_calls = line
-        for calls in all_calls:
+        for calls in all_calls if not args.models or model in args.models else ():
             key = {"line": name_of(line), "asked": calls}
             if any(all(row[k] == v for k, v in key.items()) for row in result["rows"]):
                 continue

@@ -31,7 +31,7 @@ SIZES = {
     "cld-cifar10": (107_593_859,),
     "cld-celebahq256": (103_073_795,),
     "cld-celebahq256-paper": (65_466_371,),
-    "cld-toy": (50_562,),
+    "cld-toy": (50_690,),
     "ddgan-cifar10": (48_432_515, 12_741_633),
     "ddgan-celebahq256": (39_726_979, 27_737_217),
     "ddgan-lsun-church": (39_726_979, 27_737_217),

@@ -568,7 +568,7 @@ MUTANTS = {
     ),
     "key map: layers counted from one": (
         official_ddgan,
-        "generator_links",
+        "ncsnpp_links",
         [("enumerate(_in_order(network))", "enumerate(_in_order(network), 1)")],
         [lambda: test_generator_golden.load("gen_g1_cifar_like")],
     ),

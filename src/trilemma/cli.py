@@ -9,10 +9,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import Any
 
-from trilemma.commands import about, judge, sample, train
-from trilemma.commands.common import console
+from trilemma.commands import about, convert, judge, sample, train
 from trilemma.errors import TrilemmaError
 
 __all__ = ["main"]
@@ -60,40 +58,9 @@ def _parser() -> argparse.ArgumentParser:
     train.add(commands)
     sample.add(commands)
     judge.add(commands)
-    _add_convert(commands)
+    convert.add(commands)
     about.add(commands)
     return parser
-
-
-def _add_convert(commands: Any) -> None:
-    convert = commands.add_parser(
-        "convert",
-        help="convert weights that the authors published",
-        description="Turn a file of the authors into a model file of this package. Nothing in the "
-        "file is executed.",
-        epilog="--config: cifar10, celebahq256 or lsun-church for ddgan; cifar10, celebahq256 or "
-        "celebahq256-paper for cld; or a JSON file with the arguments of the official command.",
-    )
-    convert.add_argument("method", choices=["ddgan", "cld"], help="which method's checkpoint")
-    convert.add_argument(
-        "checkpoint",
-        help="the authors' file: netG_*.pth or content.pth (ddgan), checkpoint_*.pth (cld)",
-    )
-    convert.add_argument("--config", required=True, help="a name, see below, or FILE.json")
-    convert.add_argument("-o", "--out", required=True, help="model file to write (.safetensors)")
-    convert.set_defaults(run=_convert)
-
-
-def _convert(options: argparse.Namespace) -> int:
-    from trilemma.checkpoints.convert import convert_cld, convert_ddgan
-
-    convert = {"ddgan": convert_ddgan, "cld": convert_cld}[options.method]
-    pipeline = convert(options.checkpoint, options.config, options.out)
-    console.print(
-        f"converted {options.checkpoint} to {options.out}: {pipeline.num_steps} steps, "
-        f"data of shape {pipeline.event_shape}"
-    )
-    return 0
 
 
 if __name__ == "__main__":

@@ -101,6 +101,7 @@ class ScoreDenoiser(Denoiser):
         self.network, self.process, self.parametrisation = network, process, parametrisation
         self.label, self.guidance = label, guidance
         self._rows: dict[float, _Row] = {}
+        self._cast: dict[tuple[float, torch.dtype, torch.device], _Row] = {}
 
     @property
     def has_full_score(self) -> bool:
@@ -110,7 +111,7 @@ class ScoreDenoiser(Denoiser):
     def adopt(self, other: Denoiser) -> None:
         """Share the table of coefficients."""
         if isinstance(other, ScoreDenoiser):
-            self._rows = other._rows
+            self._rows, self._cast = other._rows, other._cast
 
     def prepare(self, times: Times) -> None:
         """Compute the coefficients of many times in one vectorised pass."""
@@ -153,15 +154,17 @@ class ScoreDenoiser(Denoiser):
     def _row(self, u: State, t: Times | float) -> _Row:
         """Coefficients of a time, in the dtype and on the device of the states."""
         key = float(t)
-        if key not in self._rows:
-            self.prepare(torch.tensor([key], dtype=torch.float64))
-        row = self._rows[key]
-        if row.score.dtype != u.dtype or row.score.device != u.device:
+        if (key, u.dtype, u.device) not in self._cast:
+            if key not in self._rows:
+                self.prepare(torch.tensor([key], dtype=torch.float64))
+            row = self._rows.get(key)
+            if row is None:
+                raise ConfigError(f"there is no noise at t={key}; times lie in (0, 1]")
             cast: dict[str, Any] = {
                 k: x.to(u) for k, x in row._asdict().items() if isinstance(x, Tensor)
             }
-            row = self._rows[key] = row._replace(**cast)
-        return row
+            self._cast[key, u.dtype, u.device] = row._replace(**cast)
+        return self._cast[key, u.dtype, u.device]
 
     def output(self, u: State, t: Times | float) -> State:
         """Call the network: what it predicts, (b, p, *event), in the dtype of the state."""

@@ -131,7 +131,7 @@ def negative_log_likelihood(
     def slope(time: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
             u = state[0].detach().requires_grad_()
-            flow = denoiser.flow(u, float(time))
+            flow = denoiser.flow(u, min(max(float(time), t_min), 1.0))
             trace = _trace(flow, u, directions)
         return flow.detach(), trace
 

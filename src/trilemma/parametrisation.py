@@ -215,7 +215,7 @@ class VelocityNoise(Parametrisation):
         """Without the spread of initial velocities where these are conditioned on."""
         if self.hybrid:
             return process.marginal(t)
-        initial = process.initial_cov()
+        initial = process.initial_cov().clone()
         initial[1, 1] = 0.0
         return process.marginal(t, initial_cov=initial)
 

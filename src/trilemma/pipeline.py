@@ -100,7 +100,8 @@ class Pipeline:
 
         Returns:
             Floats (num, *event_shape) on the CPU; images in [-1, 1]. With ``return_trajectory``
-            the data block of every state, (steps + 1, num, *event_shape), from noise to data.
+            the data block of every state, (steps + 1, num, *event_shape), from noise to data, and
+            the result of ``final`` after them where it is not "none".
 
         Raises:
             ConfigError: for a sampler, a number of steps or a class that does not fit the model.

@@ -1,3 +1,3 @@
 """The commands of the command line, one group per file: parse, call, print."""
 
-__all__: list[str] = []
+__all__ = ()

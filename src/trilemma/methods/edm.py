@@ -13,6 +13,7 @@ from typing import ClassVar
 
 from torch import nn
 
+from trilemma.errors import ConfigError
 from trilemma.methods.score import ScoreMatching
 from trilemma.methods.weighting import EDMWeight, LogNormal, Proposal, Weight
 from trilemma.parametrisation import Preconditioned
@@ -56,6 +57,11 @@ class EDM(ScoreMatching):
         label_dropout: float = 0.0,
         default_steps: int = 18,
     ) -> None:
+        if getattr(network, "log_time", False):
+            raise ConfigError(
+                "the network takes the logarithm of its time, and that of EDM, ln(sigma) / 4, may be "
+                "negative: set time_embedding to fourier_linear or positional, or log_time to false"
+            )
         levels = LogNormal(log_mean, log_std)
         objective = EDMWeight(sigma_data, log_mean=log_mean, log_std=log_std)
         super().__init__(

@@ -100,7 +100,8 @@ class ScoreMatching(Method):
         draw = self.proposal.draw(self.process, rng.uniform(self.pairing), self.t_min)
         u_0 = self.start(x0, rng)
         eps = rng.normal(*u_0.shape[1:]).to(u_0)
-        u_t = self.parametrisation.kernel(self.process, draw.t).sample(u_0, eps)
+        kernel = self.parametrisation.kernel(self.process, draw.t)
+        u_t = kernel.sample(u_0, eps)
         label = self._labels(label, rng)
         scale, time = self.parametrisation.inputs(self.process, draw.t)
         joined = act(scale[:, None, None], u_t.flatten(1, 2)[:, None])[:, 0]
@@ -111,7 +112,7 @@ class ScoreMatching(Method):
         error = act(readout.on_output[:, blocks], output) - eps[:, blocks]
         if bool(readout.on_state.any()):
             error = error + act(readout.on_state[:, blocks], u_t)
-        weight = self.weight.matrix(self.process, draw.t, self.t_min)[:, blocks, blocks]
+        weight = self.weight.matrix(self.process, draw.t, self.t_min, kernel)[:, blocks, blocks]
         weighted = act(weight * draw.ratio[:, None, None], error)
         total = (error * weighted).flatten(1).sum(1).mean()
         per_dim = error.detach().square().mean()

@@ -24,13 +24,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from trilemma.errors import ConfigError
-from trilemma.processes import LinearSDE
+from trilemma.processes import LinearSDE, Transition
 from trilemma.typing import Blocks, Times
 
 __all__ = [
@@ -57,14 +58,25 @@ class Weight(ABC):
     """Weight of the squared error of the predicted noise."""
 
     @abstractmethod
-    def matrix(self, process: LinearSDE, t: Times, t_min: float) -> Blocks:
-        """W(t), float64 blocks (b, k, k), for times (b)."""
+    def matrix(
+        self, process: LinearSDE, t: Times, t_min: float, kernel: Transition | None = None
+    ) -> Blocks:
+        """W(t), float64 blocks (b, k, k).
+
+        Args:
+            process: forward process.
+            t: times (b).
+            t_min: earliest training time.
+            kernel: perturbation kernel that the noise belongs to; the marginal by default.
+        """
 
 
 class UniformWeight(Weight):
     """W = I: every noise level counts alike."""
 
-    def matrix(self, process: LinearSDE, t: Times, t_min: float) -> Blocks:
+    def matrix(
+        self, process: LinearSDE, t: Times, t_min: float, kernel: Transition | None = None
+    ) -> Blocks:
         """The identity."""
         identity = torch.eye(process.num_blocks, dtype=torch.float64, device=t.device)
         return identity.expand(*t.shape, -1, -1)
@@ -73,9 +85,11 @@ class UniformWeight(Weight):
 class Likelihood(Weight):
     """W = L^-1 G G^T L^-T / 2, which makes the loss a bound on the negative log-likelihood."""
 
-    def matrix(self, process: LinearSDE, t: Times, t_min: float) -> Blocks:
+    def matrix(
+        self, process: LinearSDE, t: Times, t_min: float, kernel: Transition | None = None
+    ) -> Blocks:
         """The formula of the class; for one block g^2 / (2 sigma^2)."""
-        chol = process.marginal(t).chol()
+        chol = (process.marginal(t) if kernel is None else kernel).chol()
         root = torch.linalg.solve_triangular(chol, process.diffusion_matrix(t), upper=False)
         return root @ root.mT / 2
 
@@ -83,7 +97,9 @@ class Likelihood(Weight):
 class Reweighted(Weight):
     """W = G G^T / 2: the likelihood's weight times the variance."""
 
-    def matrix(self, process: LinearSDE, t: Times, t_min: float) -> Blocks:
+    def matrix(
+        self, process: LinearSDE, t: Times, t_min: float, kernel: Transition | None = None
+    ) -> Blocks:
         """The formula of the class; for one block g^2 / 2."""
         diffusion = process.diffusion_matrix(t)
         return diffusion @ diffusion.mT / 2
@@ -109,7 +125,9 @@ class EDMWeight(Weight):
             raise ConfigError(f"sigma_data={sigma_data} and log_std={log_std} must be positive")
         self.sigma_data, self.levels = float(sigma_data), LogNormal(log_mean, log_std)
 
-    def matrix(self, process: LinearSDE, t: Times, t_min: float) -> Blocks:
+    def matrix(
+        self, process: LinearSDE, t: Times, t_min: float, kernel: Transition | None = None
+    ) -> Blocks:
         """Weight times the density of the noise level, relative to uniform times."""
         ratio = torch.exp(-process.log_snr(t) / 2)
         weight = (ratio.square() + self.sigma_data**2) / self.sigma_data**2
@@ -175,35 +193,39 @@ class LogNormal(Proposal):
 class Importance(Proposal):
     """Times in proportion to a weight, which makes the estimate's variance small.
 
-    The trace of the weight is tabulated on ``num_panels`` panels, equal in t and in log t
-    together, and the distribution function of the resulting histogram is inverted. The density
-    drawn from is the histogram's own, known exactly, so the estimate is unbiased for any process.
+    The trace of the weight is tabulated on about ``num_panels`` panels, equal in t and shrinking
+    towards both ends, and the distribution function of the resulting histogram is inverted. The
+    density drawn from is the histogram's own, known exactly, so the estimate is unbiased for any
+    process.
 
     Args:
         weight: weight to follow; best the one of the objective.
-        num_panels: panels of the table, >= 2.
+        num_panels: panels of the table, >= 3.
     """
 
     def __init__(self, weight: Weight, *, num_panels: int = 2048) -> None:
-        if num_panels < 2:
-            raise ConfigError(f"num_panels={num_panels} must be at least 2")
+        if num_panels < 3:
+            raise ConfigError(f"num_panels={num_panels} must be at least 3")
         self.weight, self.num_panels = weight, num_panels
-        self._tables: dict[tuple[int, float, torch.device], tuple[Tensor, Tensor]] = {}
+        self._tables: WeakKeyDictionary[LinearSDE, dict[Any, tuple[Tensor, Tensor]]]
+        self._tables = WeakKeyDictionary()
 
     def _table(self, process: LinearSDE, t_min: float, device: torch.device) -> tuple[Tensor, ...]:
         """Edges of the panels and the distribution function there."""
-        key = (id(process), t_min, device)
-        if key not in self._tables:
+        tables, key = self._tables.setdefault(process, {}), (t_min, device)
+        if key not in tables:
             start = max(t_min, 1e-8)
-            place = torch.linspace(0, 1, self.num_panels // 2 + 1, dtype=torch.float64)
-            edges = torch.cat([start + (1 - start) * place, start * (1 / start) ** place]).unique()
-            edges[0] = t_min
+            place = torch.linspace(0, 1, self.num_panels // 3 + 1, dtype=torch.float64)
+            shrinking = start * (1 / start) ** place
+            edges = torch.cat([start + (1 - start) * place, shrinking, 1 - shrinking])
+            edges = edges.clamp(min=start).unique()
+            edges[0], edges[-1] = t_min, 1.0
             middle = (edges[1:] + edges[:-1]) / 2
             density = self.weight.matrix(process, middle, t_min).diagonal(dim1=-2, dim2=-1).sum(-1)
             mass = density * edges.diff()
             total = torch.cat([torch.zeros(1, dtype=torch.float64), mass.cumsum(0)])
-            self._tables[key] = edges.to(device), (total / total[-1]).to(device)
-        return self._tables[key]
+            tables[key] = edges.to(device), (total / total[-1]).to(device)
+        return tables[key]
 
     def draw(self, process: LinearSDE, uniform: Times, t_min: float) -> Draw:
         """Invert the histogram's distribution function."""

@@ -307,6 +307,7 @@ class NCSNpp(nn.Module):
                 f"{halvings} for the {len(channel_mult)} levels of channel_mult; pad or resize"
             )
         self.code_dim, self.num_classes = code_dim, num_classes
+        self.log_time = time_embedding == "fourier"
         self.event_shape = (in_channels, image_size, image_size)
         self.rescale_input, self.tanh, self.patch_size = rescale_input, tanh, patch_size
         self._rescale, self._block, self._dropout = skip_rescale, block, dropout

@@ -78,6 +78,7 @@ class PointResNet(nn.Module):
         outputs = inputs if outputs is None else outputs
         _check(inputs=inputs, outputs=outputs, width=width, num_layers=num_layers)
         self.num_classes, self.event_shape = 0, (inputs,)
+        self.log_time = True
         hidden = [nn.Linear(width + 1, width) for _ in range(num_layers)]
         self.layers = nn.ModuleList(
             [nn.Linear(inputs + 1, width), *hidden, nn.Linear(width + 1, outputs)]

@@ -233,12 +233,12 @@ class LinearSDE(ABC):
         return torch.cat(blocks, dim=1)
 
     def equilibrium_reversal(self, t: Times | float, s: Times | float) -> Transition:
-        r"""Return the kernel u_s | u_t, s <= t, of the time reversal that keeps the prior N(0, P).
+        r"""Return u_s | u_t, s <= t, under the reverse SDE of data that are the prior N(0, P).
 
         .. math:: du = (-F - GG^\top P^{-1})\,u\,d\tau + G\,dw, \qquad \tau = -t .
 
-        This is the reverse SDE of data that already are the prior: the part of generation that
-        needs no network, and that splitting samplers solve exactly.
+        This is the part of generation that needs no network, and that splitting samplers solve
+        exactly. Where the prior is stationary for the process it keeps the prior.
         """
         s, t = self._ordered(s, t)
         return _Reversed(self).transition(1 - t, 1 - s)
@@ -263,10 +263,10 @@ class LinearSDE(ABC):
     ) -> Posterior:
         """Return q(u_s | u_t, u_origin) for origin <= s < t.
 
-        With Q_s the covariance of u_s around the datum, S = Psi Q_s Psi^T + Q that up to t, and the
-        gain K = Q_s Psi^T S^-1, the law has mean A Psi_s u_o + K u_t and covariance
-        A Q_s A^T + K Q K^T, where A = I - K Psi = Psi^-1 Q S^-1 Psi, written so that nothing
-        cancels. At s = origin, without an initial covariance, it is exactly the point u_origin.
+        With Q_s the covariance of u_s around the datum, S = Psi Q_s Psi^T + Q that up to t, and
+        the gain K = Q_s Psi^T S^-1, the law has mean A Psi_s u_o + K u_t and covariance
+        A Q_s A^T + K Q K^T, where A = I - K Psi = (I + Q_s Psi^T Q^-1 Psi)^-1, written so that
+        nothing cancels. At s = origin, without an initial covariance, it is exactly the point u_o.
 
         Raises:
             ConfigError: unless origin <= s < t.
@@ -279,7 +279,9 @@ class LinearSDE(ABC):
         psi, noise = late.mean_matrix, late.cov
         total = psi @ early.cov @ psi.mT + noise
         gain = torch.linalg.solve(total, psi @ early.cov).mT
-        keep = torch.linalg.solve(psi, noise @ torch.linalg.solve(total, psi))
+        root = torch.linalg.solve_triangular(late.chol(), psi, upper=False)
+        identity = torch.eye(self.num_blocks, dtype=psi.dtype, device=psi.device)
+        keep = torch.linalg.inv(identity + early.cov @ root.mT @ root)
         cov = keep @ early.cov @ keep.mT + gain @ noise @ gain.mT
         return Posterior(keep @ early.mean_matrix, gain, cov)
 
@@ -316,7 +318,7 @@ def _agree(a: Transition, b: Transition) -> bool:
 
 
 class _Reversed(LinearSDE):
-    """The time reversal of a process that keeps its prior, on its own clock 1 - t."""
+    """The reverse SDE of data that are the prior, on its own clock 1 - t."""
 
     def __init__(self, process: LinearSDE) -> None:
         self.process, self.precision = process, torch.linalg.inv(process.prior_cov())

@@ -158,7 +158,9 @@ class CLD(LinearSDE):
         """Variances of position and velocity by quadrature of squares."""
         square = (self.friction**2 / 4 - self.mass) / self.mass**2
         rate = self.friction / self.mass + 2 * math.sqrt(abs(square))
-        panels = max(1, math.ceil(float(clock.max()) * rate / PANEL)) if clock.numel() else 1
+        panels = (
+            max(1, math.ceil(float(clock.detach().max()) * rate / PANEL)) if clock.numel() else 1
+        )
         nodes, weights = np.polynomial.legendre.leggauss(32)
         node = (clock.new_tensor(nodes) + 1) / 2
         place = ((torch.arange(panels, device=clock.device)[:, None] + node) / panels).flatten()

@@ -9,7 +9,7 @@ perfect generator however large the steps are (Xiao et al., 2022, Eq. 7).
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from torch import Tensor
 
@@ -31,7 +31,7 @@ class _Row(NamedTuple):
 class Ancestral(Sampler):
     """Posterior sampling on a grid; a step that ends where clean data live adds no noise."""
 
-    uses_score = False
+    uses_score: ClassVar[bool] = False
 
     def check(self, denoiser: Denoiser) -> None:
         """Every denoiser that estimates or draws clean data will do."""

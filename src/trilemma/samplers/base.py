@@ -31,7 +31,7 @@ t_min; or the prediction of clean data."""
 class Sampler(ABC):
     """One way of walking from the prior to data."""
 
-    evals_per_step: ClassVar[int] = 1
+    evals_per_step: int = 1
     """Network calls per step."""
     order: int = 1
     """Order of convergence, weak for stochastic samplers."""
@@ -128,7 +128,8 @@ def _finish(denoiser: Denoiser, u: State, t: Times, final: Final, rng: Rng) -> S
     noise = diffusion @ diffusion.mT
     moved = u - float(t) * act(drift, u)
     if bool(noise[0].any()):
-        assert isinstance(denoiser, ScoreDenoiser)
+        if not isinstance(denoiser, ScoreDenoiser):
+            raise ConfigError(f"final={final!r} follows a score, which this denoiser does not have")
         moved = moved + float(t) * act(noise, denoiser.score(u, t))
     return moved
 

@@ -14,7 +14,7 @@ what they are in expectation, so that a sample does not depend on its batch.
 
 from __future__ import annotations
 
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -72,6 +72,8 @@ class _CorrectedRow(NamedTuple):
 class PredictorCorrector(Sampler):
     """An Euler-Maruyama step followed by Langevin steps at the new time.
 
+    The corrections mix at a rate of their own, so their error does not vanish with the step.
+
     Args:
         num_corrections: Langevin steps per step, >= 1.
         snr: signal-to-noise ratio of a correction, > 0.
@@ -80,13 +82,11 @@ class PredictorCorrector(Sampler):
         ConfigError: for values outside their range.
     """
 
-    evals_per_step: ClassVar[int] = 2
-
     def __init__(self, *, num_corrections: int = 1, snr: float = 0.16) -> None:
         if num_corrections < 1 or not snr > 0:
             raise ConfigError(f"num_corrections={num_corrections} must be >= 1 and snr={snr} > 0")
         self.num_corrections, self.snr = num_corrections, float(snr)
-        self.predictor = EulerMaruyama()
+        self.predictor, self.evals_per_step = EulerMaruyama(), 1 + num_corrections
 
     def check(self, denoiser: Denoiser) -> None:
         """The correction moves every block, so it needs every block's score."""

@@ -29,6 +29,7 @@ that predicts the velocity's noise alone (``trilemma.parametrisation.VelocityNoi
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from typing import Literal, NamedTuple
 
@@ -69,26 +70,30 @@ def _angular_speed(process: LinearSDE, t: Times) -> Times:
 def rotation_angle(process: LinearSDE, t: Times) -> Times:
     """Angle phi(t), radians, float64, of a process of two blocks, for times t > 0 of any shape.
 
-    Gauss-Legendre quadrature in ln t from the far past on, then from each time to the next.
+    Gauss-Legendre quadrature in ln t, from the far past to the first time and on from each time to
+    the next.
     """
     flat, order = t.reshape(-1).sort()
-    edges = torch.cat([flat.new_tensor([EARLIEST]), flat]).log()
-    start = torch.linspace(float(edges[0]), float(edges[1]), 65, dtype=torch.float64)
     nodes, weights = _legendre(16)
 
     def integrate(edges: Tensor) -> Tensor:
+        """Angles gained between neighbouring edges, logarithms of times."""
         width = edges.diff()[:, None]
         times = torch.exp(edges[:-1, None] + width * nodes)
         return (_angular_speed(process, times) * times * width * weights).sum(-1)
 
-    panels = integrate(start).sum().reshape(1)
-    # Neighbouring times may lie far apart: eight panels between any two.
-    place = torch.linspace(0, 1, 9, dtype=torch.float64)[:-1]
-    inner = edges[1:]
-    fine = (inner[:-1, None] + inner.diff()[:, None] * place).flatten()
-    between = integrate(torch.cat([fine, inner[-1:]])).reshape(-1, 8).sum(-1)
+    earliest, logs = math.log(EARLIEST), flat.log()
+    start = torch.linspace(earliest, float(logs[0]), 65, dtype=torch.float64)
+    head = _angular_speed(process, start[:1].exp()) * EARLIEST
+    gained = [head + integrate(start).sum()]
+    if len(flat) > 1:
+        panels = max(1, math.ceil(float(logs.diff().max()) / 0.25))
+        place = torch.arange(panels, dtype=torch.float64) / panels
+        inner = (logs[:-1, None] + logs.diff()[:, None] * place).flatten()
+        fine = integrate(torch.cat([inner, logs[-1:]]))
+        gained.append(fine.reshape(-1, panels).sum(-1))
     angle = torch.empty_like(flat)
-    angle[order] = torch.cat([panels, between]).cumsum(0)
+    angle[order] = torch.cat(gained).cumsum(0)
     return angle.reshape(t.shape)
 
 
@@ -120,6 +125,23 @@ class _Tilted(LinearSDE):
         return torch.zeros_like(self.process.diffusion_matrix(1 - t))
 
 
+class _Quadrature(NamedTuple):
+    """Nodes (steps, nodes) and the weighted integrand (steps, nodes, k, k) without polynomials."""
+
+    times: Tensor
+    integrand: Tensor
+
+    def coefficients(self, grid: Times, n: int, count: int) -> list[Blocks]:
+        """C_j of step n for the last ``count`` times, newest first."""
+        past = grid[n - count + 1 : n + 1].flip(0)
+        found = []
+        for j in range(count):
+            others = torch.cat([past[:j], past[j + 1 :]])
+            lagrange = ((self.times[n][:, None] - others) / (past[j] - others)).prod(-1)
+            found.append((self.integrand[n] * lagrange[:, None, None]).sum(0))
+        return found
+
+
 class _Row(NamedTuple):
     on_state: Tensor
     to_eps: Tensor
@@ -131,7 +153,8 @@ class GDDIM(Sampler):
     """Exponential multistep solver in the frame where noise is constant; DDIM with one block.
 
     Args:
-        num_history: q >= 1, calls that the polynomial passes through; 1 is DDIM.
+        num_history: q >= 1, calls that the polynomial passes through; 1 is DDIM. The first steps
+            have fewer, which limits the order to 2 in the end.
         stochasticity: lambda >= 0; 0 is deterministic, 1 the reverse SDE's noise. Needs q = 1.
         factor: "rotated" (R) or "cholesky" (L), for comparison.
 
@@ -158,7 +181,7 @@ class GDDIM(Sampler):
                 f"num_history={num_history} and factor={factor!r}"
             )
         self.num_history, self.stochasticity, self.factor = num_history, stochasticity, factor
-        self.order = num_history
+        self.order = min(num_history, 2)
 
     def check(self, denoiser: Denoiser) -> None:
         """The frame mixes blocks, so every block's score is needed."""
@@ -177,13 +200,14 @@ class GDDIM(Sampler):
         to_eps = -factors[:-1].mT
         if self.stochasticity:
             return self._noisy(process, grid, back, factors, to_eps)
+        table = self._quadrature(process, grid)
         rows = []
         for n in range(len(t)):
             count = min(self.num_history, n + 1)
             if count == 1 and self.factor == "rotated":
                 on_eps = [factors[n + 1] - back[n] @ factors[n]]
             else:
-                on_eps = self._quadrature(process, grid, n, count)
+                on_eps = table.coefficients(grid, n, count)
             rows.append(_Row(back[n], to_eps[n], tuple(on_eps), None))
         return rows
 
@@ -192,26 +216,22 @@ class GDDIM(Sampler):
             return rotated_factor(process, t)
         return cholesky(process.carried_cov(t))
 
-    def _quadrature(self, process: LinearSDE, grid: Times, n: int, count: int) -> list[Blocks]:
-        """C_j of step n, newest first; nodes are equal in sqrt(t), panel by panel."""
+    def _quadrature(self, process: LinearSDE, grid: Times) -> _Quadrature:
+        """Nodes of all steps at once, equal in sqrt(t) panel by panel."""
         nodes, weights = _legendre(24)
-        roots = grid[n : n + 2].sqrt()
         panels = 4
-        edges = roots[0] + (roots[1] - roots[0]) * torch.arange(panels + 1) / panels
-        width = edges.diff()[:, None]
-        root = (edges[:-1, None] + width * nodes).flatten()
-        times, measure = root.square(), (2 * root * (width * weights).flatten())
+        roots = grid.sqrt()
+        place = torch.arange(panels, dtype=torch.float64) / panels
+        width = roots.diff()[:, None, None] / panels
+        left = roots[:-1, None, None] + roots.diff()[:, None, None] * place[:, None]
+        root = (left + width * nodes).flatten(1)
+        measure = 2 * root * (width * weights).expand(-1, panels, -1).flatten(1)
+        times = root.square()
         diffusion = process.diffusion_matrix(times)
-        psi = process.transition(grid[n + 1], times).mean_matrix
+        psi = process.transition(grid[1:, None], times).mean_matrix
         speed = torch.linalg.solve(psi, diffusion @ diffusion.mT) / 2
         speed = speed @ torch.linalg.inv(self._factors(process, times)).mT
-        past = grid[n - count + 1 : n + 1].flip(0)
-        coefficients = []
-        for j in range(count):
-            others = torch.cat([past[:j], past[j + 1 :]])
-            lagrange = ((times[:, None] - others) / (past[j] - others)).prod(-1)
-            coefficients.append((speed * (lagrange * measure)[:, None, None]).sum(0))
-        return coefficients
+        return _Quadrature(times, speed * measure[..., None, None])
 
     def _noisy(
         self, process: LinearSDE, grid: Times, back: Blocks, factors: Blocks, to_eps: Blocks

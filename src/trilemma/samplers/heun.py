@@ -9,7 +9,7 @@ a higher noise level, (1 + gamma) sigma with fresh noise.
 from __future__ import annotations
 
 import math
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -43,7 +43,7 @@ class Heun(Sampler):
     """
 
     order = 2
-    evals_per_step: ClassVar[int] = 2
+    evals_per_step = 2
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class Heun(Sampler):
         level = torch.exp(-process.log_snr(t) / 2)
         gamma = min(self.churn / len(t), math.sqrt(2) - 1)
         is_churned = (level >= self.churn_min) & (level <= self.churn_max)
-        raised = -2 * (level * (1 + gamma * is_churned)).log()
+        raised = -2 * (level * (1 + gamma * is_churned.double())).log()
         start = torch.where(is_churned, process.time_of_log_snr(raised), t).maximum(t)
         kernel = process.transition(t, start)
         denoiser.prepare(start)

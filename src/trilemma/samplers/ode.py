@@ -21,8 +21,9 @@ from trilemma.typing import State, Times
 
 __all__ = ["ODE"]
 
-ADAPTIVE = ("dopri5", "dopri8", "bosh3", "adaptive_heun")
+ADAPTIVE = {"dopri5": 5, "dopri8": 8, "bosh3": 3, "adaptive_heun": 2}
 FIXED = {"euler": 1, "midpoint": 2, "rk4": 4}
+"""Solvers with their order; a fixed one calls the network as often per step."""
 Solver = Literal["dopri5", "dopri8", "bosh3", "adaptive_heun", "euler", "midpoint", "rk4"]
 
 
@@ -39,8 +40,6 @@ class ODE(Sampler):
         ConfigError: for an unknown solver or a tolerance that is not positive.
     """
 
-    order = 5
-
     def __init__(
         self, *, solver: Solver = "dopri5", rtol: float = 1e-5, atol: float = 1e-5
     ) -> None:
@@ -49,6 +48,8 @@ class ODE(Sampler):
         if not (rtol > 0 and atol > 0):
             raise ConfigError(f"rtol={rtol} and atol={atol} must be positive")
         self.solver, self.rtol, self.atol = solver, rtol, atol
+        self.order = (ADAPTIVE | FIXED)[solver]
+        self.evals_per_step = FIXED.get(solver, 1)
 
     def thin(self, grid: Times) -> Times:
         """Only the ends of the grid for an adaptive solver."""
@@ -68,7 +69,8 @@ class ODE(Sampler):
         assert isinstance(denoiser, ScoreDenoiser)
 
         def slope(time: Tensor, state: Tensor) -> Tensor:
-            return denoiser.flow(state, float(time))
+            # To choose its first step, an adaptive solver may look far outside the interval.
+            return denoiser.flow(state, min(max(float(time), float(s)), float(t)))
 
         ends = torch.stack([t, s]).to(u.device)
         tolerances: dict[str, Any] = {}
