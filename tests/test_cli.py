@@ -33,7 +33,7 @@ def plain(text):
 
 @pytest.fixture(autouse=True)
 def wide(monkeypatch):
-    monkeypatch.setattr("trilemma.cli.console._width", 200, raising=False)
+    monkeypatch.setattr("trilemma.commands.common.console._width", 200, raising=False)
 
 
 @pytest.fixture(scope="module")

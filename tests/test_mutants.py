@@ -477,8 +477,8 @@ MUTANTS = {
         [coefficients("R_q2"), coefficients("L_q2")],
     ),
     "gDDIM: history backwards": (
-        GDDIM,
-        "_quadrature",
+        gddim._Quadrature,
+        "coefficients",
         [("[n - count + 1 : n + 1].flip(0)", "[n - count + 1 : n + 1]")],
         [coefficients("R_q2")],
     ),

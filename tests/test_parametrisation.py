@@ -175,7 +175,9 @@ def test_predicted_blocks():
 
 
 @pytest.mark.parametrize(
-    "parametrisation", [Predict("x0"), Predict("eps", mixed_score=True), VelocityNoise()], ids=repr
+    "parametrisation",
+    [Predict("x0"), Predict("eps", mixed_score=True), VelocityNoise()],
+    ids=["x0", "mixed", "velocity"],
 )
 def test_by_default_a_network_sees_the_state_and_the_time(parametrisation):
     scale, time = parametrisation.inputs(VP(), T)

@@ -35,9 +35,7 @@ def test_a_converted_file_follows_the_recorded_trajectory(files):
     for n in range(4):
         draws += [file["z"][n]] + ([file["noise"][n]] if n < 3 else [])
     grid = pipeline.method.grid()
-    u = Ancestral(float(grid[-1])).run(
-        pipeline.method.denoiser(), file["x_T"][:, None], grid, ReplayRng(*draws)
-    )
+    u = Ancestral().run(pipeline.method.denoiser(), file["x_T"][:, None], grid, ReplayRng(*draws))
     torch.testing.assert_close(u[:, 0], file["sample"], rtol=0, atol=2e-5)
 
 

@@ -602,7 +602,9 @@ def test_order_in_law(sampler, process, num_steps):
 def test_order_in_state(sampler, process, num_steps):
     sampler = SAMPLERS[sampler]
     found = order(lambda n: state_error(sampler, process, n), num_steps)
-    assert abs(found - sampler.order) < 0.2
+    # Long histories show their own order until the short first steps catch up.
+    best = max(sampler.order, getattr(sampler, "num_history", 0))
+    assert sampler.order - 0.2 < found < best + 0.2
 
 
 def test_the_first_order_start_limits_long_histories():

@@ -125,7 +125,9 @@ def walk_of(options: argparse.Namespace) -> dict[str, Any]:
     for key, value in pairs(options.extra):
         prefix, _, name = key.partition(".")
         if prefix != "sampler" or not name:
-            raise ConfigError(f"unrecognized argument --{key}")
+            raise ConfigError(
+                f"unrecognized arguments: --{key}; a sampler is set by --sampler.NAME"
+            )
         settings[name] = yaml.safe_load(value)
     if settings and options.sampler is None:
         raise ConfigError(f"--sampler.{next(iter(settings))} needs --sampler NAME")

@@ -59,7 +59,7 @@ class EDM(ScoreMatching):
     ) -> None:
         if getattr(network, "log_time", False):
             raise ConfigError(
-                "the network takes the logarithm of its time, and that of EDM, ln(sigma) / 4, may be "
+                "the network takes the logarithm of its time; that of EDM, ln(sigma) / 4, can be "
                 "negative: set time_embedding to fourier_linear or positional, or log_time to false"
             )
         levels = LogNormal(log_mean, log_std)

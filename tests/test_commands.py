@@ -1,0 +1,193 @@
+"""Samplers, editing and likelihoods on the command line."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_cli import fails, pictures, plain, trained  # noqa: F401
+from tiny import write_pictures
+
+from trilemma.cli import main
+from trilemma.config import build_method, resolve
+from trilemma.pipeline import load, save_pipeline
+
+NETWORK = {
+    "image_size": 8,
+    "in_channels": 1,
+    "channels": 4,
+    "channel_mult": [1, 1],
+    "num_res_blocks": 1,
+    "time_embedding": "fourier",
+}
+
+
+def saved(folder, name, entry):
+    torch.manual_seed(0)
+    entry = resolve({"method": entry})["method"]
+    method = build_method(entry)
+    for parameter in method.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    save_pipeline(folder / name, method, entry, (1, 8, 8))
+    return folder / name
+
+
+@pytest.fixture(scope="module")
+def ddpm(tmp_path_factory):
+    network = {"class_path": "NCSNpp", "init_args": {**NETWORK, "num_classes": 3}}
+    entry = {"class_path": "DDPM", "init_args": {"network": network, "mixed_score": True}}
+    return saved(tmp_path_factory.mktemp("models"), "ddpm.safetensors", entry)
+
+
+@pytest.fixture(scope="module")
+def cld(tmp_path_factory):
+    sizes = {**NETWORK, "in_channels": 2, "out_channels": 1}
+    network = {"class_path": "NCSNpp", "init_args": sizes}
+    entry = {"class_path": "CLDSGM", "init_args": {"network": network}}
+    return saved(tmp_path_factory.mktemp("models"), "cld.safetensors", entry)
+
+
+def run(capsys, *arguments):
+    capsys.readouterr()
+    assert main([str(word) for word in arguments]) == 0
+    return plain(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("options", "calls"),
+    [
+        ("--sampler sscs --steps 5 --grid quadratic", 5),
+        ("--sampler gddim --sampler.num_history 3 --steps 6", 6),
+        ("--sampler heun --steps 3", 6),
+        ("--sampler euler-maruyama --steps 4 --final drift", 4),
+        ("--sampler euler_maruyama --steps 4 --final x0", 5),
+        ("--sampler ode --sampler.solver=rk4 --steps 2 --grid uniform", 8),
+        ("--steps 7", 7),
+    ],
+)
+def test_samplers_are_chosen_by_name_and_calls_are_counted(cld, options, calls, tmp_path, capsys):
+    out = tmp_path / "drawn.npz"
+    text = run(capsys, "sample", cld, "-n", 3, *options.split(), "-o", out)
+    assert f"3 samples in {calls} network calls each" in text
+    assert np.load(out)["arr_0"].shape == (3, 8, 8, 1)
+
+
+def test_the_command_line_draws_what_python_draws(cld, tmp_path, capsys):
+    out = tmp_path / "drawn.npz"
+    run(capsys, "sample", cld, "-n", 2, "--sampler", "sscs", "--steps", 4, "--seed", 5, "-o", out)
+    drawn = load(cld).sample(2, sampler="sscs", num_steps=4, seed=5)
+    expected = ((drawn + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    assert np.array_equal(np.load(out)["arr_0"], expected.permute(0, 2, 3, 1).numpy())
+
+
+def test_guidance_counts_two_calls(ddpm, tmp_path, capsys):
+    call = ["sample", ddpm, "-n", 3, "--steps", 4, "--class-label", 1, "-o", tmp_path / "a.png"]
+    assert "4 network calls" in run(capsys, *call)
+    assert "8 network calls" in run(capsys, *call, "--guidance", 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--sampler sscz", "did you mean 'sscs'"),
+        ("--sampler sscs --sampler.churn 3", "no argument 'churn'"),
+        ("--sampler.num_history 3", "needs --sampler NAME"),
+        ("--sampler gddim --sampler.num_history 0", "num_history=0"),
+        ("--sampler dpm_solver", "one block.*use gddim"),
+        ("--grid quadratik", "did you mean 'quadratic'"),
+        ("--steps 0", "num_steps=0"),
+        ("--guidance 2", "trained with labels"),
+        ("--sample.steps 3", "unrecognized arguments: --sample.steps"),
+        ("--sampler heun --sampler.churn 2", "set churn to 0"),
+        ("--final lunch", "invalid choice"),
+    ],
+)
+def test_sampler_mistakes(cld, options, words, tmp_path, capsys):
+    fails(["sample", cld, "-n", 2, *options.split(), "-o", tmp_path / "a.png"], words, capsys)
+    assert not (tmp_path / "a.png").exists()
+
+
+def test_a_gan_has_no_other_sampler_and_no_likelihood(trained, pictures, tmp_path, capsys):  # noqa: F811
+    out = tmp_path / "a.png"
+    fails(["sample", trained, "--sampler", "sscs", "-o", out], "use the ancestral sampler", capsys)
+    fails(["sample", trained, "--grid", "rho", "-o", out], "uniform grid", capsys)
+    fails(["likelihood", trained, "--data", pictures, "--split", "train"], "no density", capsys)
+
+
+def drawing(path, value):
+    Image.fromarray(np.full((10, 12), value, dtype=np.uint8)).save(path)
+    return path
+
+
+def test_editing_a_picture(cld, tmp_path, capsys):
+    picture = drawing(tmp_path / "a.png", 200)
+    call = ["edit", cld, picture, "--strength", 0.3, "-n", 4, "--steps", 10, "--grid", "uniform"]
+    text = run(capsys, *call, "-o", tmp_path / "out.png")
+    assert "4 variations from strength 0.3, 3 network calls each" in text
+    with Image.open(tmp_path / "out.png") as grid:
+        assert grid.width > 4 * grid.height  # the original and four variations in one row
+    run(capsys, *call, "-o", tmp_path / "out.npz")
+    assert np.load(tmp_path / "out.npz")["arr_0"].shape == (4, 8, 8, 1)
+
+
+def test_editing_a_folder_in_order_of_names(cld, tmp_path, capsys):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for i, value in enumerate((0, 255)):
+        drawing(folder / f"{i}.png", value)
+    call = ["edit", cld, folder, "--strength", 0.002, "-n", 1, "--steps", 500, "-o"]
+    run(capsys, *call, tmp_path / "out.npz", "--grid", "uniform")
+    dark, bright = np.load(tmp_path / "out.npz")["arr_0"]
+    assert dark.mean() < 60
+    assert bright.mean() > 195
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("a.png", "--strength 0", r"strength=0.0 must lie in \(0, 1\]"),
+        ("a.png", "--strength 1.5", r"strength=1.5 must lie in \(0, 1\]"),
+        ("absent.png", "", "absent.png"),
+        ("broken.png", "", "cannot read a picture from .*broken.png"),
+        ("a.png", "-n 0", "at least 1"),
+    ],
+)
+def test_editing_mistakes(cld, name, options, words, tmp_path, capsys):
+    drawing(tmp_path / "a.png", 3)
+    (tmp_path / "broken.png").write_bytes(b"not a picture")
+    call = ["edit", cld, tmp_path / name, "-o", tmp_path / "out.png", *options.split()]
+    fails(call, words, capsys)
+    assert not (tmp_path / "out.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "kind"), [("ddpm", "NLL by the probability flow"), ("cld", "upper bound on the NLL")]
+)
+def test_likelihood_says_what_it_is(model, kind, request, tmp_path, capsys):
+    data = write_pictures(tmp_path / "data.npz", 6, 8, 1)
+    path, out = request.getfixturevalue(model), tmp_path / "nll.json"
+    if model == "ddpm":
+        content = dict(np.load(data))
+        np.savez(data, arr_0=content["arr_0"], arr_1=content["arr_1"] % 3)
+    call = ["likelihood", path, "--data", data, "--split", "train", "-n", 5, "--tolerance", 1e-3]
+    text = run(capsys, *call, "--json", out)
+    found = json.loads(out.read_text())
+    assert kind in text
+    assert kind in found["kind"]
+    assert f"{found['bits_per_dim']:.4f} ± {found['bits_per_dim_interval']:.4f} bits" in text
+    bits = found["nats"] / (64 * np.log(2)) + 7
+    assert found["bits_per_dim"] == pytest.approx(bits, rel=1e-6)
+    assert found["num"] == 5
+    again = run(capsys, *call, "--batch-size", 2)  # the solver's steps depend on the batch
+    first, second = (float(line.split(" ±")[0]) for line in (text, again))
+    assert second == pytest.approx(first, abs=0.05)
+
+
+def test_likelihood_mistakes(cld, tmp_path, capsys):
+    data = write_pictures(tmp_path / "data.npz", 6, 8, 1)
+    call = ["likelihood", cld, "--data", data, "--split", "train"]
+    fails([*call, "--tolerance", "0"], "must be positive", capsys)
+    fails([*call, "-n", "0"], "at least 1", capsys)
+    fails([*call, "--divergence", "none"], "invalid choice", capsys)
+    fails(["likelihood", cld, "--data", tmp_path / "no"], "no", capsys)
