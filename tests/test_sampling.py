@@ -11,7 +11,7 @@ from trilemma.networks import NCSNpp, PointGenerator, PointScore
 from trilemma.pipeline import Pipeline
 from trilemma.processes import CLD, VE, VP, uniform_grid
 from trilemma.rng import SampleRng
-from trilemma.samplers import GDDIM, ODE, SAMPLERS, SSCS, Ancestral, DPMSolver, EulerMaruyama, Heun
+from trilemma.samplers import GDDIM, ODE, SAMPLERS, SSCS, Ancestral, EulerMaruyama, Heun
 from trilemma.sampling import Start, Walk, labels_for, make_sampler, sample_indices
 
 
@@ -151,7 +151,7 @@ def test_mistakes_name_what_is_meant(name, arguments, words):
     ("kind", "sampler", "grid", "nfe"),
     [
         ("points", Ancestral, "uniform", 4),
-        ("ddpm", DPMSolver, "log_snr", 5),
+        ("ddpm", Ancestral, "uniform", 5),
         ("edm", Heun, "rho", 8),
         ("cld", GDDIM, "root", 6),
         ("cld-denoising", SSCS, "root", 50),

@@ -36,8 +36,8 @@ class DDPM(ScoreMatching):
         default_steps: steps of the default sampling grid.
     """
 
-    default_sampler: ClassVar[str] = "dpm_solver"
-    default_grid: ClassVar[str] = "log_snr"
+    default_sampler: ClassVar[str] = "ancestral"
+    default_grid: ClassVar[str] = "uniform"
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class DDPM(ScoreMatching):
         pairing: Pairing = "independent",
         t_min: float = 1e-5,
         label_dropout: float = 0.0,
-        default_steps: int = 20,
+        default_steps: int = 50,
     ) -> None:
         super().__init__(
             network,
