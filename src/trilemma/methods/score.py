@@ -109,9 +109,10 @@ class ScoreMatching(Method):
         output = output.float().unflatten(1, (-1, u_t.shape[2]))
         blocks = self.parametrisation.output_blocks(self.process)
         readout = self.parametrisation.readout(self.process, draw.t)
-        error = act(readout.on_output[:, blocks], output) - eps[:, blocks]
-        if bool(readout.on_state.any()):
-            error = error + act(readout.on_state[:, blocks], u_t)
+        predicted = act(readout.on_output[:, blocks], output) + act(
+            readout.on_state[:, blocks], u_t
+        )
+        error = predicted - eps[:, blocks]
         weight = self.weight.matrix(self.process, draw.t, self.t_min, kernel)[:, blocks, blocks]
         weighted = act(weight * draw.ratio[:, None, None], error)
         total = (error * weighted).flatten(1).sum(1).mean()

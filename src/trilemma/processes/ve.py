@@ -72,6 +72,14 @@ class VE(LinearSDE):
             cov = self.sigma(s).square() * torch.expm1(growth)
         return Transition(torch.ones_like(cov)[..., None, None], cov[..., None, None])
 
+    def time_of_log_snr(self, log_snr: Times | float) -> Times:
+        """Closed form: the noise level is exp(-log_snr / 2)."""
+        log_sigma = -as_times(log_snr) / 2
+        if self.clock == "linear":
+            return (log_sigma.exp() / self.sigma_max).clamp(max=1.0)
+        growth = math.log(self.sigma_max / self.sigma_min)
+        return ((log_sigma - math.log(self.sigma_min)) / growth).clamp(0.0, 1.0)
+
     def initial_cov(self) -> Blocks:
         """sigma(0)^2, zero on the linear clock."""
         return self.sigma(0.0).square().reshape(1, 1)
