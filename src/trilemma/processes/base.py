@@ -44,6 +44,10 @@ TOLERANCE = 1e-12
 """Agreement of a panel with its halves, relative to the largest entry; halves are much closer."""
 
 
+EARLIEST = 1e-12
+"""Earliest time that a noise level is taken for."""
+
+
 class Transition(NamedTuple):
     """Gaussian kernel u_t | u_s ~ N(mean_matrix u_s, cov), float64 blocks of shape (..., k, k)."""
 
@@ -249,9 +253,9 @@ class LinearSDE(ABC):
         return 2 * kernel.mean_matrix[..., 0, 0].abs().log() - kernel.cov[..., 0, 0].log()
 
     def time_of_log_snr(self, log_snr: Times | float) -> Times:
-        """Invert ``log_snr``, which falls with t, by bisection to the last bit of t in [0, 1]."""
+        """Invert ``log_snr``, which falls with t, for times in [EARLIEST, 1], by bisection."""
         target = as_times(log_snr)
-        low, high = torch.full_like(target, 1e-12).log(), torch.zeros_like(target)
+        low, high = torch.full_like(target, EARLIEST).log(), torch.zeros_like(target)
         for _ in range(80):  # in log t, since small times matter
             middle = (low + high) / 2
             is_later = self.log_snr(middle.exp()) > target

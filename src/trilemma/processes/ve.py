@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 
 from trilemma.errors import ConfigError, nearest
-from trilemma.processes.base import LinearSDE, Transition, as_times, check_range
+from trilemma.processes.base import EARLIEST, LinearSDE, Transition, as_times, check_range
 from trilemma.typing import Blocks, Times
 
 __all__ = ["VE"]
@@ -76,9 +76,9 @@ class VE(LinearSDE):
         """Closed form: the noise level is exp(-log_snr / 2)."""
         log_sigma = -as_times(log_snr) / 2
         if self.clock == "linear":
-            return (log_sigma.exp() / self.sigma_max).clamp(max=1.0)
+            return (log_sigma.exp() / self.sigma_max).clamp(EARLIEST, 1.0)
         growth = math.log(self.sigma_max / self.sigma_min)
-        return ((log_sigma - math.log(self.sigma_min)) / growth).clamp(0.0, 1.0)
+        return ((log_sigma - math.log(self.sigma_min)) / growth).clamp(EARLIEST, 1.0)
 
     def initial_cov(self) -> Blocks:
         """sigma(0)^2, zero on the linear clock."""
