@@ -36,6 +36,12 @@ LINES = [
     ("ddpm-mnist", "dpm_solver", {}, "log_snr", CALLS),
     ("ddpm-mnist", "dpm_solver", {"stochastic": True}, "log_snr", (10, 20, 50)),
     ("ddpm-mnist", "heun", {}, "rho", (10, 20, 50)),
+    ("ddpm-mnist", "predictor_corrector", {}, "uniform", (50, 100)),
+    ("cld-mnist", "predictor_corrector", {}, "quadratic", (50, 100)),
+    ("ddpm-mnist", "ode", {"rtol": 1e-2, "atol": 1e-2}, "uniform", (1,)),
+    ("ddpm-mnist", "ode", {"rtol": 1e-3, "atol": 1e-3}, "uniform", (1,)),
+    ("cld-mnist", "ode", {"rtol": 1e-2, "atol": 1e-2}, "uniform", (1,)),
+    ("cld-mnist", "ode", {"rtol": 1e-3, "atol": 1e-3}, "uniform", (1,)),
     ("ddgan-mnist", "ancestral", {}, "uniform", (4,)),
 ]
 
@@ -71,9 +77,13 @@ def draw(rows, floor, num, path):
     models = ("cld-mnist", "ddpm-mnist")
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.4), sharey=True, layout="constrained")
     for axis, model in zip(axes, models, strict=True):
-        for line in dict.fromkeys(row["line"] for row in rows):
+        for line in dict.fromkeys(row["line"].split(" (rtol")[0] for row in rows):
             shown = line.startswith((model, "ddgan"))
-            points = sorted((r["calls"], r["fd_digits"]) for r in rows if r["line"] == line)
+            points = sorted(
+                (row["calls"], row["fd_digits"])
+                for row in rows
+                if row["line"].split(" (rtol")[0] == line
+            )
             if shown:
                 label = line.removeprefix(f"{model}: ")
                 axis.loglog(*zip(*points, strict=True), "o-", ms=4, label=label)
