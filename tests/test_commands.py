@@ -11,6 +11,8 @@ from tiny import write_pictures
 
 from trilemma.cli import main
 from trilemma.config import build_method, resolve
+from trilemma.data import Toy
+from trilemma.metrics import grid_modes
 from trilemma.pipeline import load, save_pipeline
 
 NETWORK = {
@@ -73,6 +75,16 @@ def test_samplers_are_chosen_by_name_and_calls_are_counted(cld, options, calls, 
     assert np.load(out)["arr_0"].shape == (3, 8, 8, 1)
 
 
+def test_tolerances_are_numbers_however_they_are_written(cld, tmp_path, capsys):
+    calls = []
+    for tolerance in ("1e-1", "0.1", "1e-4"):
+        options = ["--sampler.rtol", tolerance, "--sampler.atol", tolerance]
+        out = tmp_path / "drawn.npz"
+        text = run(capsys, "sample", cld, "-n", 2, "--sampler", "ode", *options, "-o", out)
+        calls.append(int(text.split("samples in ")[1].split()[0]))
+    assert calls[0] == calls[1] < calls[2]
+
+
 def test_the_command_line_draws_what_python_draws(cld, tmp_path, capsys):
     out = tmp_path / "drawn.npz"
     run(capsys, "sample", cld, "-n", 2, "--sampler", "sscs", "--steps", 4, "--seed", 5, "-o", out)
@@ -93,6 +105,9 @@ def test_guidance_counts_two_calls(ddpm, tmp_path, capsys):
         ("--sampler sscz", "did you mean 'sscs'"),
         ("--sampler sscs --sampler.churn 3", "no argument 'churn'"),
         ("--sampler.num_history 3", "needs --sampler NAME"),
+        ("--sampler ode --sampler.rtol tight", "float.*tight"),
+        ("--sampler ode --sampler.solver dopri6", "dopri5.*dopri6"),
+        ("--sampler gddim --sampler.num_history 1.5", "int.*1.5"),
         ("--sampler gddim --sampler.num_history 0", "num_history=0"),
         ("--sampler dpm_solver", "one block.*use gddim"),
         ("--grid quadratik", "did you mean 'quadratic'"),
@@ -191,3 +206,28 @@ def test_likelihood_mistakes(cld, tmp_path, capsys):
     fails([*call, "-n", "0"], "at least 1", capsys)
     fails([*call, "--divergence", "none"], "invalid choice", capsys)
     fails(["likelihood", cld, "--data", tmp_path / "no"], "no", capsys)
+
+
+def test_points_are_judged_in_the_scale_of_their_training(tmp_path, capsys):
+    """A model of the 25 Gaussians at scale 1 is held to data at scale 1, whatever their default."""
+    network = {"class_path": "PointScore", "init_args": {"width": 4, "num_layers": 2}}
+    arguments = {"network": network, "mixed_score": True}
+    entry = resolve({"method": {"class_path": "DDPM", "init_args": arguments}})
+    method = build_method(entry["method"])
+    for parameter in method.parameters():
+        torch.nn.init.zeros_(parameter)  # samples are a round cloud
+    found = {}
+    for scale in (1.0, 3.0):
+        path = tmp_path / f"{scale}.safetensors"
+        save_pipeline(path, method, entry["method"], (2,), card={"scale": scale})
+        out = tmp_path / f"{scale}.json"
+        call = ["evaluate", path, "--data", "grid25", "-n", 2000, "--steps", 3, "--json", out]
+        run(capsys, *call)
+        found[scale] = {r["name"]: r["value"] for r in json.loads(out.read_text())}
+    for scale, values in found.items():
+        toy = Toy("grid25", scale=scale)
+        drawn = load(tmp_path / f"{scale}.safetensors").sample(2000, num_steps=3)
+        expected = grid_modes(toy.to_data_units(drawn), toy.modes, toy.std)
+        assert values["high_quality"] == expected.high_quality
+        assert values["num_modes"] == expected.num_hit
+    assert found[1.0] != found[3.0]

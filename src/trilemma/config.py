@@ -27,11 +27,14 @@ from trilemma import data, methods, networks, processes
 from trilemma.data import Data
 from trilemma.errors import ConfigError, TrilemmaError, nearest
 from trilemma.methods import Method, Proposal, Weight
+from trilemma.samplers import Sampler
+from trilemma.sampling import sampler_class
 from trilemma.training import Adam, Trainer
 
 __all__ = [
     "build_method",
     "build_recipe",
+    "build_sampler",
     "dump_yaml",
     "load_recipe",
     "override",
@@ -151,6 +154,21 @@ def build_recipe(config: Mapping[str, Any]) -> tuple[Method, Data, Trainer]:
 def build_method(config: Mapping[str, Any]) -> Method:
     """Construct a method from its ``{class_path, init_args}`` entry."""
     return _instantiate(_parser(("method",)), {"method": config}).method
+
+
+def build_sampler(name: str, settings: Mapping[str, str]) -> Sampler:
+    """Construct a sampler from the text of its settings, checked against their types.
+
+    Raises:
+        ConfigError: for an unknown name or setting, or a value of the wrong type or range.
+    """
+    cls = sampler_class(name, settings)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(cls, "sampler")
+    try:
+        return parser.instantiate(parser.parse_object({"sampler": dict(settings)})).sampler
+    except Exception as error:
+        raise _own_error(error) or ConfigError(f"sampler {name}: {_one_line(error)}") from error
 
 
 def sampling_config(config: Mapping[str, Any]) -> Config:

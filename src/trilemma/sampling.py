@@ -7,7 +7,7 @@ asked for, a conditional model draws class i mod num_classes.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,15 @@ from trilemma.samplers import SAMPLERS, Sampler
 from trilemma.samplers.base import Final
 from trilemma.typing import Times
 
-__all__ = ["Drawn", "Start", "Walk", "labels_for", "make_sampler", "sample_indices"]
+__all__ = [
+    "Drawn",
+    "Start",
+    "Walk",
+    "labels_for",
+    "make_sampler",
+    "sample_indices",
+    "sampler_class",
+]
 
 
 @dataclass(frozen=True)
@@ -53,11 +61,11 @@ class Walk:
         return chosen if isinstance(chosen, Sampler) else make_sampler(chosen)
 
 
-def make_sampler(name: str, **arguments: Any) -> Sampler:
-    """Build a sampler by name.
+def sampler_class(name: str, arguments: Iterable[str] = ()) -> type[Sampler]:
+    """Return the class of a sampler, having checked its name and those of its arguments.
 
     Raises:
-        ConfigError: for an unknown name or argument, or a value outside its range.
+        ConfigError: for an unknown name or argument.
     """
     key = name.replace("-", "_")
     if key not in SAMPLERS:
@@ -68,7 +76,16 @@ def make_sampler(name: str, **arguments: Any) -> Sampler:
             raise ConfigError(
                 f"sampler {name}: no argument {argument!r}; {nearest(argument, allowed)}"
             )
-    return SAMPLERS[key](**arguments)
+    return SAMPLERS[key]
+
+
+def make_sampler(name: str, **arguments: Any) -> Sampler:
+    """Build a sampler by name.
+
+    Raises:
+        ConfigError: for an unknown name or argument, or a value outside its range.
+    """
+    return sampler_class(name, arguments)(**arguments)
 
 
 @dataclass

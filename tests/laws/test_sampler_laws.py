@@ -89,22 +89,23 @@ ONE_BLOCK = (
     "dpm_solver, noise",
     "dpm_solver, last low",
 )
-# Their plans integrate the marginals, which without critical damping are integrals themselves.
-SLOW = ("gddim 2", "gddim 3", "gddim, half noise", "gddim, noise")
+# A few extrapolated steps across many relaxation times amplify rounding until nothing is left.
+UNSTABLE = (("gddim 2", "cld-over"), ("gddim 3", "cld-over"))
 
 
-def pairs(samplers, slow=()):
+def pairs(samplers, without=()):
     """Names of samplers and processes that fit."""
     return [
         pytest.param(sampler, process, id=f"{sampler}-{process}")
         for sampler in samplers
         for process in PROCESSES
         if not (sampler in ONE_BLOCK and PROCESSES[process].num_blocks == 2)
-        and not (sampler in slow and process in ("cld-under", "cld-over"))
+        and (sampler, process) not in without
     ]
 
 
-every_pair = pytest.mark.parametrize(("sampler", "process"), pairs(SAMPLERS, SLOW))
+every_pair = pytest.mark.parametrize(("sampler", "process"), pairs(SAMPLERS))
+every_stable_pair = pytest.mark.parametrize(("sampler", "process"), pairs(SAMPLERS, UNSTABLE))
 
 
 def test_every_sampler_is_tested():
@@ -159,7 +160,7 @@ def test_a_sample_does_not_depend_on_its_batch(sampler, process):
     torch.testing.assert_close(some[-1][1], whole[-1][1][[3, 0]], rtol=1e-10, atol=1e-10)
 
 
-@every_pair
+@every_stable_pair
 def test_states_keep_their_dtype(sampler, process):
     double, single = walked(sampler, process)[0], walk(sampler, process, dtype=torch.float32)[0]
     assert {u.dtype for _, u in double} == {torch.float64}

@@ -117,21 +117,19 @@ def walk_of(options: argparse.Namespace) -> dict[str, Any]:
     Raises:
         ConfigError: for settings without a sampler, or that it does not have.
     """
-    import yaml
+    from trilemma.config import build_sampler
 
-    from trilemma.sampling import make_sampler
-
-    settings: dict[str, Any] = {}
+    settings: dict[str, str] = {}
     for key, value in pairs(options.extra):
         prefix, _, name = key.partition(".")
         if prefix != "sampler" or not name:
             raise ConfigError(
                 f"unrecognized arguments: --{key}; a sampler is set by --sampler.NAME"
             )
-        settings[name] = yaml.safe_load(value)
+        settings[name] = value
     if settings and options.sampler is None:
         raise ConfigError(f"--sampler.{next(iter(settings))} needs --sampler NAME")
-    sampler = None if options.sampler is None else make_sampler(options.sampler, **settings)
+    sampler = None if options.sampler is None else build_sampler(options.sampler, settings)
     return {
         "sampler": sampler,
         "num_steps": options.steps,

@@ -87,6 +87,7 @@ class PredictorCorrector(Sampler):
             raise ConfigError(f"num_corrections={num_corrections} must be >= 1 and snr={snr} > 0")
         self.num_corrections, self.snr = num_corrections, float(snr)
         self.predictor, self.evals_per_step = EulerMaruyama(), 1 + num_corrections
+        self.order = 0  # the corrections' own error stays
 
     def check(self, denoiser: Denoiser) -> None:
         """The correction moves every block, so it needs every block's score."""
