@@ -18,6 +18,7 @@ STAGES = [
     ("denoiser",),
     ("methods", "samplers", "likelihood", "oracle"),
     ("sampling", "checkpoints.links"),
+    ("interpolation",),
     ("training", "checkpoints.official_ddgan", "checkpoints.official_cld"),
     ("config",),
     ("pipeline",),

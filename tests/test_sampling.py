@@ -39,8 +39,7 @@ close = {"rtol": 1e-4, "atol": 1e-5}
 
 
 def draw(method, indices, batch_size=64, **options):
-    event = method.event_shape
-    batches = sample_indices(method, event, indices, batch_size=batch_size, **options)
+    batches = sample_indices(method, indices, batch_size=batch_size, **options)
     return torch.cat([drawn.data for drawn in batches])
 
 
@@ -89,9 +88,9 @@ def test_batches_share_the_coefficients_of_the_grid(kind, monkeypatch):
 
 def test_labels_belong_to_samples():
     method = method_of("images")
-    drawn = list(sample_indices(method, (1, 8, 8), range(2, 7), batch_size=2))
+    drawn = list(sample_indices(method, range(2, 7), batch_size=2))
     assert torch.cat([batch.label for batch in drawn]).tolist() == [2, 0, 1, 2, 0]
-    (one,) = sample_indices(method, (1, 8, 8), range(4), class_label=1)
+    (one,) = sample_indices(method, range(4), class_label=1)
     assert one.label.tolist() == [1, 1, 1, 1]
     assert labels_for(0, range(3), None) is None
 
@@ -114,7 +113,7 @@ def test_guidance_of_an_unconditional_model_is_refused():
 
 def test_progress_counts_samples():
     seen = []
-    list(sample_indices(method_of("points"), (2,), range(7), batch_size=3, progress=seen.append))
+    list(sample_indices(method_of("points"), range(7), batch_size=3, progress=seen.append))
     assert seen == [3, 3, 1]
 
 
@@ -161,7 +160,7 @@ def test_what_suits_a_method(kind, sampler, grid, nfe):
     method = method_of(kind)
     assert type(Walk().sampler_for(method)) is sampler
     assert torch.equal(method.grid(), method.grid(None, grid))
-    (drawn,) = sample_indices(method, (2,), range(2))
+    (drawn,) = sample_indices(method, range(2))
     assert drawn.nfe == nfe
     assert drawn.data.isfinite().all()
     assert drawn.trajectory is None
@@ -204,7 +203,7 @@ def test_walks_that_do_not_fit_are_refused(kind, walk, words):
     ],
 )
 def test_calls_are_counted_per_sample(kind, walk, nfe):
-    batches = sample_indices(method_of(kind), (2,), range(5), walk, batch_size=2)
+    batches = sample_indices(method_of(kind), range(5), walk, batch_size=2)
     assert [drawn.nfe for drawn in batches] == [nfe] * 3
 
 

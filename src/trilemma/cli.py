@@ -10,7 +10,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from trilemma.commands import about, convert, judge, sample, train
+from trilemma.commands import about, convert, interpolate, judge, sample, train
 from trilemma.errors import TrilemmaError
 
 __all__ = ["main"]
@@ -20,6 +20,7 @@ EPILOG = """examples:
   trilemma train ddgan-mnist --data path/to/mnist --out runs/digits
   trilemma sample ddgan-mnist -n 64 -o digits.png
   trilemma sample cld-mnist -n 64 --sampler sscs --steps 50 --grid quadratic -o digits.png
+  trilemma interpolate ddgan-mnist -o digits.gif
   trilemma evaluate runs/digits --data path/to/mnist -n 10000
 """
 
@@ -57,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     train.add(commands)
     sample.add(commands)
+    interpolate.add(commands)
     judge.add(commands)
     convert.add(commands)
     about.add(commands)

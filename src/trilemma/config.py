@@ -23,10 +23,10 @@ import yaml
 from jsonargparse import ArgumentParser
 from torch import nn
 
-from trilemma import data, methods, networks, processes
+from trilemma import autoencoders, data, methods, networks, processes
 from trilemma.data import Data
 from trilemma.errors import ConfigError, TrilemmaError, nearest
-from trilemma.methods import Method, Proposal, Weight
+from trilemma.methods import KLSchedule, Method, Proposal, Weight
 from trilemma.samplers import Sampler
 from trilemma.sampling import sampler_class
 from trilemma.training import Adam, Trainer
@@ -45,7 +45,7 @@ __all__ = [
 ]
 
 Config = dict[str, Any]
-BUILDABLE = (processes.LinearSDE, nn.Module, Data, Weight, Proposal)
+BUILDABLE = (processes.LinearSDE, nn.Module, Data, Weight, Proposal, KLSchedule)
 SECTIONS = ("method", "data", "trainer")
 
 
@@ -53,7 +53,7 @@ SECTIONS = ("method", "data", "trainer")
 def _classes() -> dict[str, type]:
     """Every class that a configuration may name."""
     found = {}
-    for package in (processes, networks, methods, data):
+    for package in (processes, networks, autoencoders, methods, data):
         for name in package.__all__:
             value = getattr(package, name)
             is_buildable = inspect.isclass(value) and issubclass(value, BUILDABLE)
@@ -173,11 +173,12 @@ def build_sampler(name: str, settings: Mapping[str, str]) -> Sampler:
 
 def sampling_config(config: Mapping[str, Any]) -> Config:
     """Return a method's entry without the networks that only training needs."""
-    cls: Any = _classes()[config["class_path"]]
-    trained = {name for names in cls.phases.values() for name in names}
-    arguments = dict(config["init_args"])
-    for name in trained - set(cls.averaged):
-        arguments[name] = None
+    cls = _classes()[config["class_path"]]
+    left_out = cls.training_only if issubclass(cls, Method) else ()
+    arguments = {
+        key: None if key in left_out else sampling_config(value) if _is_entry(value) else value
+        for key, value in config["init_args"].items()
+    }
     return {"class_path": config["class_path"], "init_args": arguments}
 
 
@@ -249,11 +250,14 @@ def _expand(node: Any, where: str) -> Any:
     return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": arguments}
 
 
+def _is_entry(value: Any) -> bool:
+    """Whether a value stands for an object."""
+    return isinstance(value, Mapping) and "class_path" in value
+
+
 def _check_entry(value: Any, where: str, *, optional: bool = True) -> None:
     """Refuse text where an object belongs: the parser would import what it names."""
-    if not (isinstance(value, Mapping) and "class_path" in value) and not (
-        optional and value is None
-    ):
+    if not _is_entry(value) and not (optional and value is None):
         raise ConfigError(f"{where}: an object is written {{class_path: Name, init_args: {{...}}}}")
 
 

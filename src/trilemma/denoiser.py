@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from trilemma.errors import ConfigError
-from trilemma.parametrisation import Parametrisation
+from trilemma.parametrisation import Parametrisation, gaussian_part
 from trilemma.processes import LinearSDE, act
 from trilemma.rng import Rng
 from trilemma.typing import Labels, State, Times
@@ -63,6 +63,7 @@ class _Row(NamedTuple):
     time: float
     on_state: Tensor | None
     on_output: Tensor | None
+    gaussian: Tensor | None
     score: Tensor
     flow_state: Tensor
     flow: Tensor
@@ -144,6 +145,7 @@ class ScoreDenoiser(Denoiser):
                 float(time[i]),
                 readout.on_state[i] if bool(readout.on_state[i].any()) else None,
                 None if _is_identity(readout.on_output[i]) else readout.on_output[i],
+                None if readout.gaussian is None else readout.gaussian[i],
                 score[i],
                 drift[i],
                 flow[i],
@@ -171,16 +173,18 @@ class ScoreDenoiser(Denoiser):
         row = self._row(u, t)
         times = torch.full((len(u),), row.time, dtype=torch.float32, device=u.device)
         joined = u.flatten(1, 2) if row.scale == 1.0 else row.scale * u.flatten(1, 2)
-        return self._call(joined.float(), times).unflatten(1, (-1, u.shape[2])).to(u)
+        extra = gaussian_part(self.network, row.gaussian, u)
+        return self._call(joined.float(), times, extra).unflatten(1, (-1, u.shape[2])).to(u)
 
-    def _call(self, joined: Tensor, times: Tensor) -> Tensor:
+    def _call(self, joined: Tensor, times: Tensor, extra: dict[str, Tensor]) -> Tensor:
         self.nfe += 1
         if self.guidance == 1.0:
-            return self.network(joined, times, None, self.label)
+            return self.network(joined, times, None, self.label, **extra)
         assert self.label is not None
         self.nfe += 1
-        plain = self.network(joined, times, None, torch.full_like(self.label, -1))
-        return torch.lerp(plain, self.network(joined, times, None, self.label), self.guidance)
+        plain = self.network(joined, times, None, torch.full_like(self.label, -1), **extra)
+        guided = self.network(joined, times, None, self.label, **extra)
+        return torch.lerp(plain, guided, self.guidance)
 
     def eps(self, u: State, t: Times | float) -> State:
         """Noise of all blocks behind states at one time; zero in blocks where it is unknown."""

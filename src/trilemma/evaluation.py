@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,15 @@ from torch import Tensor
 from trilemma.data import Data, HubImages, StackedDigits, Toy, data_from_argument
 from trilemma.errors import ConfigError, DataError
 from trilemma.images import to_uint8
-from trilemma.likelihood import Divergence, Probe, dequantise, negative_log_likelihood
+from trilemma.likelihood import (
+    Divergence,
+    Probe,
+    dequantise,
+    latent_negative_log_likelihood,
+    negative_log_likelihood,
+)
+from trilemma.methods import VAE
+from trilemma.methods.vae import LatentMethod
 from trilemma.metrics import (
     Record,
     classify,
@@ -138,16 +146,24 @@ class LikelihoodResult:
     """Negative log-likelihood of a data set, with its statistical error.
 
     Args:
-        nats: per datum (n), float64, in the units of x0.
-        bits_per_dim: per datum (n), float64; None for data that are not bytes.
+        nats: per datum (n), float64; for densities in the units of x0.
+        bits_per_dim: per datum (n), float64; None for a density of data that are not bytes.
         kind: what kind of number it is.
-        nfe: network calls per batch, on average.
+        nfe: network calls per batch, on average; per draw of the latents where there are any.
+        is_density: whether nats are of a density, not of the data themselves.
+        is_dequantised: whether noise was spread over the cells of bytes.
+        terms: of a latent model: reconstruction and divergence per datum (n), by name.
+        num_draws: draws of the latents per datum.
     """
 
     nats: Tensor
     bits_per_dim: Tensor | None
     kind: str
     nfe: float
+    is_density: bool = True
+    is_dequantised: bool = False
+    terms: dict[str, Tensor] = field(default_factory=dict)
+    num_draws: int = 1
 
     @staticmethod
     def _interval(values: Tensor) -> tuple[float, float]:
@@ -162,11 +178,21 @@ class LikelihoodResult:
         if self.bits_per_dim is not None:
             bits, bits_error = self._interval(self.bits_per_dim)
             lines.append(f"{bits:.4f} ± {bits_error:.4f} bits per dimension")
-        lines.append(f"{mean:.2f} ± {error:.2f} nats per datum, in the units of the network's data")
-        data = "dequantised " if self.bits_per_dim is not None else ""
+        units = ", of a density in the units of the network's data" if self.is_density else ""
+        lines.append(f"{mean:.2f} ± {error:.2f} nats per datum{units}")
+        if self.terms:
+            words = {"reconstruction": "reconstruction", "kl": "KL"}
+            terms = {words[name]: self._interval(value) for name, value in self.terms.items()}
+            shown = [f"{name} {mean:.2f} ± {error:.2f}" for name, (mean, error) in terms.items()]
+            draws = f", means over {self.num_draws} draws" if self.num_draws > 1 else ""
+            lines.append(f"{', '.join(shown)} nats per datum{draws}")
+        data = "dequantised data" if self.is_dequantised else "data"
+        calls = f", {self.nfe:.0f} network calls each" if self.nfe or not self.terms else ""
+        if calls and self.num_draws > 1:
+            calls += " and per draw"
         lines.append(
-            f"{self.kind}; mean and 95 % confidence interval over {len(self.nats)} {data}data of "
-            f"the {split} split, {self.nfe:.0f} network calls each"
+            f"{self.kind}; mean and 95 % confidence interval over {len(self.nats)} {data} of the "
+            f"{split} split{calls}"
         )
         return lines
 
@@ -178,6 +204,10 @@ class LikelihoodResult:
         if self.bits_per_dim is not None:
             bits, bits_error = self._interval(self.bits_per_dim)
             found |= {"bits_per_dim": bits, "bits_per_dim_interval": bits_error}
+        if self.terms:
+            found["num_draws"] = self.num_draws
+        for name, value in self.terms.items():
+            found[name], found[f"{name}_interval"] = self._interval(value)
         return found
 
 
@@ -189,54 +219,101 @@ def likelihood(
     divergence: Divergence = "hutchinson",
     probe: Probe = "rademacher",
     tolerance: float = 1e-5,
+    num_draws: int = 1,
     seed: int = 0,
     batch_size: int = 64,
     progress: Callable[[int], None] | None = None,
 ) -> LikelihoodResult:
     """Measure the log-likelihood of real data under a model; noise of datum i depends on i alone.
 
+    Latent models give an upper bound, in the law of their decoder.
+
     Args:
-        pipeline: a model with a score.
-        data: real data; images are dequantised.
+        pipeline: a model with a score, or a variational autoencoder.
+        data: real data; images are dequantised, but for latent models.
         num: data to use, at random; all of them if there are fewer.
         divergence: "hutchinson" or "exact".
         probe: law of the probe.
         tolerance: relative and absolute tolerance of the solver.
+        num_draws: draws of the latents per datum; more of them tighten the bound.
         seed: of the choice of data, noise and probes.
         batch_size: data per network call.
         progress: called with the number of data after each batch.
 
     Raises:
-        ConfigError: for a model without a score.
+        ConfigError: for a model without a score, or several draws of latents that it does not have.
     """
+    method = pipeline.method
+    if num_draws != 1 and not isinstance(method, LatentMethod):
+        raise ConfigError(
+            f"{num_draws} draws: {type(method).__name__} has no autoencoder, hence no latents to "
+            "draw several times; leave it at 1"
+        )
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:num]
-    device = next(pipeline.method.parameters()).device
-    is_image = len(pipeline.event_shape) == 3
-    nats, bits, calls, kind = [], [], [], ""
+    device = next(method.parameters()).device
+    options: dict[str, Any] = {"divergence": divergence, "probe": probe}
+    options |= {"rtol": tolerance, "atol": tolerance}
+    parts = []
     for chunk in order.split(batch_size):
         rng = SampleRng(seed, chunk.tolist(), device)
         batch = data.fetch(chunk)
         label = None
         if pipeline.num_classes:
             label = None if batch.label is None else batch.label.to(device)
-        x0 = dequantise(data.images_uint8(chunk), rng) if is_image else batch.x0
-        found = negative_log_likelihood(
-            pipeline.method.denoiser(label),
-            x0.to(device),
-            rng,
-            divergence=divergence,
-            probe=probe,
-            rtol=tolerance,
-            atol=tolerance,
-        )
-        nats.append(found.nats.cpu())
-        bits.append(found.bits_per_dim().cpu())
-        calls.append(found.nfe)
-        kind = found.kind
+        if isinstance(method, LatentMethod):
+            parts.append(_latent_part(method, batch.x0.to(device), label, rng, num_draws, options))
+        else:
+            images = data.images_uint8(chunk) if len(pipeline.event_shape) == 3 else None
+            x0 = batch.x0 if images is None else dequantise(images, rng)
+            found = negative_log_likelihood(method.denoiser(label), x0.to(device), rng, **options)
+            bits = None if images is None else found.bits_per_dim()
+            parts.append(
+                LikelihoodResult(
+                    found.nats,
+                    bits,
+                    found.kind,
+                    found.nfe,
+                    is_dequantised=images is not None,
+                )
+            )
         if progress is not None:
             progress(len(chunk))
+    return _joined(parts)
+
+
+def _latent_part(
+    method: LatentMethod,
+    x0: Tensor,
+    label: Tensor | None,
+    rng: SampleRng,
+    num_draws: int,
+    options: dict[str, Any],
+) -> LikelihoodResult:
+    """Bound of one batch under a latent model."""
+    prior = None if isinstance(method, VAE) else method.denoiser(label)
+    found = latent_negative_log_likelihood(
+        method.autoencoder, prior, x0, rng, num_draws=num_draws, **options
+    )
     return LikelihoodResult(
-        torch.cat(nats), torch.cat(bits) if is_image else None, kind, sum(calls) / len(calls)
+        found.nats,
+        found.bits_per_dim,
+        found.kind,
+        found.nfe,
+        is_density=not found.is_discrete,
+        terms={"reconstruction": found.reconstruction, "kl": found.kl},
+        num_draws=num_draws,
+    )
+
+
+def _joined(parts: list[LikelihoodResult]) -> LikelihoodResult:
+    """One result from those of all batches, on the CPU."""
+    bits = [part.bits_per_dim.cpu() for part in parts if part.bits_per_dim is not None]
+    return replace(
+        parts[0],
+        nats=torch.cat([part.nats.cpu() for part in parts]),
+        bits_per_dim=torch.cat(bits) if bits else None,
+        nfe=sum(part.nfe for part in parts) / len(parts),
+        terms={k: torch.cat([part.terms[k].cpu() for part in parts]) for k in parts[0].terms},
     )
 
 

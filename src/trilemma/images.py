@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,18 @@ from torch import Tensor
 from trilemma.checkpoints.store import write_bytes
 from trilemma.errors import ConfigError, DataError
 
-__all__ = ["grid_image", "read_images", "save_images", "save_png", "to_uint8"]
+__all__ = [
+    "ANIMATIONS",
+    "grid_image",
+    "read_images",
+    "save_animation",
+    "save_images",
+    "save_png",
+    "to_uint8",
+]
+
+ANIMATIONS = (".gif", ".mp4")
+"""Suffixes that ``save_animation`` can write."""
 
 
 def to_uint8(images: Tensor) -> Tensor:
@@ -55,8 +67,36 @@ def grid_image(
 
 def save_png(path: Path | str, images: Tensor, columns: int | None = None) -> None:
     """Write a grid of uint8 images as PNG; small images are enlarged for the eye."""
-    scale = max(1, 64 // images.shape[-1])
-    _write_pil(Path(path), grid_image(images, columns, margin=2, scale=scale))
+    picture = grid_image(images, columns, margin=2, scale=_enlargement(images))
+    _write_pil(Path(path), picture)
+
+
+def save_animation(
+    path: Path | str, frames: Tensor, columns: int | None = None, fps: float = 12
+) -> None:
+    """Write grids of uint8 images as an animation that runs for ever, or as a film.
+
+    Args:
+        path: ``*.gif``, or ``*.mp4``, which needs the package imageio-ffmpeg.
+        frames: images (n, b, c, h, w), b of which make the grid of a frame; small ones are
+            enlarged for the eye.
+        columns: images per row; about the square root of b by default.
+        fps: frames per second in (0, 50]; a GIF rounds the time of a frame to 1/100 s.
+
+    Raises:
+        ConfigError: for another suffix or speed, or where the package is missing.
+        CheckpointError: if the disk is full or the folder cannot be written.
+    """
+    path = Path(path)
+    if not 0 < fps <= 50:
+        raise ConfigError(f"fps={fps} must lie in (0, 50]")
+    if path.suffix not in ANIMATIONS:
+        raise ConfigError(
+            f"cannot write an animation to {path}: give a name ending in .gif or .mp4"
+        )
+    scale = _enlargement(frames)
+    pictures = [grid_image(images, columns, margin=2, scale=scale) for images in frames]
+    write_bytes(path, (_gif if path.suffix == ".gif" else _mp4)(pictures, fps))
 
 
 def save_images(
@@ -124,6 +164,49 @@ def read_images(path: Path | str, event_shape: tuple[int, ...]) -> Tensor:
             raise DataError(f"cannot read a picture from {file}: {error}") from error
         arrays.append(np.asarray(fitted, dtype=np.float32).reshape(height, width, channels))
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2) / 127.5 - 1
+
+
+def _enlargement(images: Tensor) -> int:
+    """How often every pixel is repeated, so that small images can be seen."""
+    return max(1, 64 // images.shape[-1])
+
+
+def _gif(pictures: list[PILImage.Image], fps: float) -> bytes:
+    """Pictures as a GIF; colours are chosen once for all of them, or the background flickers."""
+    if pictures[0].mode != "L":
+        some = pictures[:: math.ceil(len(pictures) / 16)]
+        width, height = some[0].size
+        joined = PILImage.new("RGB", (width, height * len(some)))
+        for i, picture in enumerate(some):
+            joined.paste(picture, (0, i * height))
+        palette = joined.quantize(256)
+        pictures = [p.quantize(palette=palette, dither=PILImage.Dither.NONE) for p in pictures]
+    buffer = io.BytesIO()
+    delay = 10 * max(2, round(100 / fps))  # milliseconds
+    first, *rest = pictures
+    first.save(buffer, "GIF", save_all=True, append_images=rest, duration=delay, loop=0)
+    return buffer.getvalue()
+
+
+def _mp4(pictures: list[PILImage.Image], fps: float) -> bytes:
+    """Pictures as H.264 in an MP4 file, whose sides are even."""
+    try:
+        from imageio_ffmpeg import write_frames
+    except ImportError as error:
+        raise ConfigError(
+            "an .mp4 needs imageio-ffmpeg: pip install 'trilemma[video]', or write a .gif"
+        ) from error
+    width, height = (side + side % 2 for side in pictures[0].size)
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "film.mp4"
+        writer = write_frames(str(target), (width, height), fps=fps, quality=8, macro_block_size=2)
+        writer.send(None)
+        for picture in pictures:
+            frame = PILImage.new("RGB", (width, height), "white")
+            frame.paste(picture)
+            writer.send(frame.tobytes())
+        writer.close()
+        return target.read_bytes()
 
 
 def _to_pil(image: Tensor) -> PILImage.Image:

@@ -19,20 +19,23 @@ velocity noise      see ``VelocityNoise``                   see ``VelocityNoise`
 ==================  ======================================  ====================================
 
 A *mixed score* adds the noise that Gaussian data of a given variance would show, so that the
-network learns the difference alone.
+network learns the difference alone. With a ``trilemma.networks.MixedScore`` the two are blended
+instead, by a learnt share for each channel.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from trilemma.errors import ConfigError, nearest
-from trilemma.processes import LinearSDE, Transition
-from trilemma.typing import Blocks, Times
+from trilemma.networks import MixedScore
+from trilemma.processes import LinearSDE, Transition, act
+from trilemma.typing import Blocks, State, Times
 
 __all__ = [
     "Inputs",
@@ -41,16 +44,42 @@ __all__ = [
     "Predict",
     "Readout",
     "VelocityNoise",
+    "gaussian_part",
 ]
 
 Kind = Literal["eps", "x0", "score", "v_prediction"]
 
 
 class Readout(NamedTuple):
-    """eps = on_state u + on_output r, float64 blocks (..., k, k) and (..., k, p)."""
+    """eps = on_state u + on_output r, float64 blocks (..., k, k) and (..., k, p).
+
+    With a mixed score ``gaussian`` u, blocks (..., p, k), is the noise that Gaussian data would
+    show in the predicted blocks; it is part of ``on_state`` already, and None without one.
+    """
 
     on_state: Blocks
     on_output: Tensor
+    gaussian: Tensor | None = None
+
+
+def gaussian_part(
+    network: Callable[..., Tensor], gaussian: Tensor | None, u: State
+) -> dict[str, Tensor]:
+    """Arguments that a network which blends itself with Gaussian noise is called with besides.
+
+    Args:
+        network: score network; only a ``MixedScore`` asks for anything.
+        gaussian: see ``Readout``, with or without a batch axis.
+        u: states (b, k, *event).
+
+    Raises:
+        ConfigError: for a ``MixedScore`` without a mixed score to blend with.
+    """
+    if not isinstance(getattr(network, "module", network), MixedScore):
+        return {}
+    if gaussian is None:
+        raise ConfigError("a MixedScore network needs a method with mixed_score=True")
+    return {"gaussian": act(gaussian, u).flatten(1, 2)}
 
 
 class Inputs(NamedTuple):
@@ -132,7 +161,8 @@ class Predict(Parametrisation):
             total = alpha.square() + sigma.square()
             return Readout(sigma / total, alpha / total)
         if self.mixed_score:
-            return Readout(sigma / (alpha.square() * self.data_var + kernel.cov), one)
+            gaussian = sigma / (alpha.square() * self.data_var + kernel.cov)
+            return Readout(gaussian, one, gaussian)
         identity = torch.eye(process.num_blocks, dtype=sigma.dtype, device=sigma.device)
         return Readout(zero, identity.expand_as(sigma))
 
@@ -235,4 +265,5 @@ class VelocityNoise(Parametrisation):
             x_out = signal_x * chol[..., 1, 1] / below
             x_v = x_out * mixed - signal_x / below
         rows = [torch.stack([x_x, x_v], -1), torch.stack([zero, mixed], -1)]
-        return Readout(torch.stack(rows, -2), torch.stack([x_out, one], -1)[..., None])
+        gaussian = torch.stack([zero, mixed], -1)[..., None, :] if self.mixed_score else None
+        return Readout(torch.stack(rows, -2), torch.stack([x_out, one], -1)[..., None], gaussian)

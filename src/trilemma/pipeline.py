@@ -15,16 +15,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trilemma import interpolation
 from trilemma.checkpoints import store
 from trilemma.config import build_method, sampling_config
 from trilemma.errors import CheckpointError, ConfigError, nearest
+from trilemma.interpolation import Noise
 from trilemma.methods import Method
 from trilemma.methods.base import channels_last
+from trilemma.rng import SampleRng
 from trilemma.samplers import Sampler
 from trilemma.samplers.base import Final
-from trilemma.sampling import Start, Walk, sample_indices
+from trilemma.sampling import Start, Walk, labels_for, sample_indices
 
-__all__ = ["Pipeline", "bundled_models", "load", "save_pipeline"]
+__all__ = ["Pipeline", "bundled_models", "load", "save_pipeline", "start_from"]
 
 
 class Pipeline:
@@ -75,6 +78,7 @@ class Pipeline:
         grid: str | None = None,
         final: Final = "none",
         guidance: float = 1.0,
+        temperature: float = 1.0,
         seed: int = 0,
         class_label: int | None = None,
         batch_size: int = 64,
@@ -91,6 +95,8 @@ class Pipeline:
             grid: "uniform", "quadratic", "root", "rho" or "log_snr"; by default as above.
             final: what follows the last step: "none", "drift" or "x0".
             guidance: weight of classifier-free guidance; 1 for none.
+            temperature: scale of the noise that sampling starts from, >= 0; below 1 samples are
+                more alike and often cleaner.
             seed: seed shared by all samples.
             class_label: one class for all; by default sample i shows class i mod num_classes.
             batch_size: samples per network call.
@@ -107,7 +113,8 @@ class Pipeline:
             ConfigError: for a sampler, a number of steps or a class that does not fit the model.
         """
         _check_counts(num, batch_size)
-        walk = Walk(sampler, num_steps, grid, final, guidance)
+        _check_temperature(temperature)
+        walk = Walk(sampler, num_steps, grid, final, guidance, temperature)
         return self._collect(
             walk,
             range(first, first + num),
@@ -150,10 +157,7 @@ class Pipeline:
         Raises:
             ConfigError: for data of another shape or a strength outside (0, 1].
         """
-        if tuple(x0.shape[1:]) != self.event_shape:
-            raise ConfigError(
-                f"data of shape {tuple(x0.shape[1:])} given, {self.event_shape} needed"
-            )
+        self._check_shape(x0)
         _check_counts(len(x0), batch_size)
         return self._collect(
             Walk(sampler, num_steps, grid, final, guidance),
@@ -165,11 +169,223 @@ class Pipeline:
             start=Start(x0, strength),
         )
 
+    def interpolate(
+        self,
+        first: int | Tensor,
+        second: int | Tensor,
+        num: int = 9,
+        *,
+        seed: int = 0,
+        class_label: int | None = None,
+        batch_size: int = 64,
+        progress: Callable[[int], None] | None = None,
+        **walk: Any,
+    ) -> Tensor:
+        """Draw the frames of a path between two samples, or between two data.
+
+        Between samples all noise of a frame, that of random steps and codes included, lies on the
+        arc between the noises of the two: the ends are these samples, and every frame is drawn
+        from the model. Data are first followed back to their noise; see
+        ``trilemma.interpolation``.
+
+        Args:
+            first: number of the first sample, or a datum (*event_shape).
+            second: the same for the other end.
+            num: frames, both ends included, >= 2.
+            seed: seed of the samples.
+            class_label: one class for all frames, which data need if the model has classes. By
+                default the classes of the two samples, each for its half of the path.
+            batch_size: frames per network call.
+            progress: called with the number of frames after each batch.
+            walk: sampler, num_steps, grid, final, guidance and temperature, as for ``sample``;
+                for data the sampler must be an ``ODE``, their default.
+
+        Returns:
+            Frames (num, *event_shape) on the CPU.
+
+        Raises:
+            ConfigError: for ends that do not fit, or data and a model that has no way back.
+        """
+        options: dict[str, Any] = {"class_label": class_label, "batch_size": batch_size}
+        if isinstance(first, Tensor) and isinstance(second, Tensor):
+            for datum in (first, second):
+                self._check_shape(datum[None])
+            ends = self.encode_to_noise(torch.stack([first, second]), seed=seed, **options, **walk)
+            path, how = interpolation.between_noises(ends, num), self._ode(walk)
+        elif isinstance(first, Tensor) or isinstance(second, Tensor):
+            raise ConfigError("a path joins two samples or two data, not one of each")
+        else:
+            path, how = interpolation.between_samples(first, second, num, seed), Walk(**walk)
+        return self._frames(path, how, **options, progress=progress)
+
+    def walk(
+        self,
+        start: int | Tensor,
+        num: int = 48,
+        *,
+        radius: float = 0.5,
+        seed: int = 0,
+        class_label: int | None = None,
+        batch_size: int = 64,
+        progress: Callable[[int], None] | None = None,
+        **walk: Any,
+    ) -> Tensor:
+        """Draw the frames of a closed walk around a sample, or around a datum.
+
+        The noise runs once around a circle whose centre is the start's noise, in two directions
+        that the seed draws.
+
+        Args:
+            start: number of a sample, or a datum (*event_shape).
+            num: frames, >= 2; the first follows the last.
+            radius: angle between the noise of the start and that of every frame, radians in
+                (0, pi / 2]; at the right angle nothing of the start is left.
+            seed: seed of the sample and of the directions.
+            class_label: one class for all frames; the sample's by default, and needed for a datum
+                if the model has classes.
+            batch_size, progress, walk: as for ``interpolate``.
+
+        Returns:
+            Frames (num, *event_shape) on the CPU.
+
+        Raises:
+            ConfigError: as for ``interpolate``.
+        """
+        options: dict[str, Any] = {"class_label": class_label, "batch_size": batch_size}
+        centre: int | Noise
+        if isinstance(start, Tensor):
+            centre = self.encode_to_noise(start[None], seed=seed, **options, **walk)
+            how = self._ode(walk)
+        else:
+            centre, how = start, Walk(**walk)
+        path = interpolation.around(centre, num, radius, seed)
+        return self._frames(path, how, **options, progress=progress)
+
+    def encode_to_noise(
+        self,
+        x0: Tensor,
+        *,
+        seed: int = 0,
+        class_label: int | None = None,
+        batch_size: int = 64,
+        **walk: Any,
+    ) -> Noise:
+        """Follow data back along the probability flow to the noise that leads to them.
+
+        Args:
+            x0: data (n, *event_shape), images in [-1, 1].
+            seed: seed of the velocities of Langevin diffusion.
+            class_label: class of the data, needed if the model has classes.
+            batch_size: data per network call; an adaptive solver shares its steps in a batch.
+            walk: sampler (an ``ODE``, the default), num_steps, grid and guidance.
+
+        Returns:
+            Noise on the CPU, standard normal for samples of the model.
+
+        Raises:
+            ConfigError: for data of another shape, or a model without a probability flow.
+        """
+        self._check_shape(x0)
+        _check_counts(len(x0), batch_size)
+        how, device, parts = self._ode(walk), next(self.method.parameters()).device, []
+        label = self._label_of_data(len(x0), class_label, device)
+        for i in range(0, len(x0), batch_size):
+            rows = slice(i, i + batch_size)
+            batch, chosen = x0[rows].to(device), None if label is None else label[rows]
+            rng = SampleRng(seed, range(i, i + len(batch)), device)
+            found = interpolation.encode_to_noise(self.method, batch, how, rng, chosen)
+            parts.append(found)
+        others = zip(*(part.others for part in parts), strict=True)
+        return Noise(
+            torch.cat([part.state for part in parts]).cpu(),
+            tuple(torch.cat(group).cpu() for group in others),
+        )
+
+    def decode_from_noise(
+        self,
+        noise: Noise,
+        *,
+        class_label: int | None = None,
+        batch_size: int = 64,
+        progress: Callable[[int], None] | None = None,
+        **walk: Any,
+    ) -> Tensor:
+        """Follow noise along the probability flow to data, the inverse of ``encode_to_noise``.
+
+        Args:
+            noise: as ``encode_to_noise`` returns it.
+            class_label, batch_size, progress, walk: as there, and for ``sample``.
+
+        Returns:
+            Data (n, *event_shape) on the CPU; those of latent models as their decoder gives them.
+        """
+        self._label_of_data(1, class_label, "cpu")
+        path, how = interpolation.from_noise(noise), self._ode(walk)
+        return self._frames(path, how, class_label, batch_size, progress)
+
+    def reconstruct(self, x0: Tensor, *, batch_size: int = 64) -> Tensor:
+        """Encode data to the means of their latents and decode these: what latents keep.
+
+        Args:
+            x0: data (n, *event_shape), images in [-1, 1].
+            batch_size: data per network call.
+
+        Returns:
+            Data (n, *event_shape) on the CPU.
+
+        Raises:
+            ConfigError: for a model without an autoencoder, or data of another shape.
+        """
+        self._check_shape(x0)
+        _check_counts(len(x0), batch_size)
+        device = next(self.method.parameters()).device
+        batches = (batch.to(device) for batch in x0.split(batch_size))
+        parts = [interpolation.reconstruct(self.method, batch).cpu() for batch in batches]
+        return torch.cat(parts).float()
+
+    def _frames(
+        self,
+        path: interpolation.Path,
+        walk: Walk,
+        class_label: int | None,
+        batch_size: int,
+        progress: Callable[[int], None] | None,
+    ) -> Tensor:
+        _check_counts(len(path.weights), batch_size)
+        _check_temperature(walk.temperature)
+        label = labels_for(self.num_classes, path.indices, class_label)
+        parts = []
+        for drawn in interpolation.draw_path(
+            self.method, path, walk, label, batch_size=batch_size, progress=progress
+        ):
+            self.last_nfe = drawn.nfe
+            parts.append(drawn.data.float().cpu())
+        return torch.cat(parts)
+
+    def _ode(self, walk: Mapping[str, Any]) -> Walk:
+        """The way that data take, there and back."""
+        return interpolation.invertible(self.method, Walk(**walk))
+
+    def _label_of_data(
+        self, num: int, class_label: int | None, device: torch.device | str
+    ) -> Tensor | None:
+        if self.num_classes and class_label is None:
+            raise ConfigError(
+                f"this model draws {self.num_classes} classes: say with class_label which one the "
+                "data are of"
+            )
+        label = labels_for(self.num_classes, range(num), class_label)
+        return None if label is None else label.to(device)
+
+    def _check_shape(self, x0: Tensor) -> None:
+        if tuple(x0.shape[1:]) != self.event_shape:
+            raise ConfigError(
+                f"data of shape {tuple(x0.shape[1:])} given, {self.event_shape} needed"
+            )
+
     def _collect(self, walk: Walk, indices: range, keep: bool, **options: Any) -> Tensor:
         parts = []
-        for drawn in sample_indices(
-            self.method, self.event_shape, indices, walk, keep=keep, **options
-        ):
+        for drawn in sample_indices(self.method, indices, walk, keep=keep, **options):
             self.last_nfe = drawn.nfe
             parts.append(drawn.data if drawn.trajectory is None else drawn.trajectory)
         return torch.cat([part.float().cpu() for part in parts], dim=1 if keep else 0)
@@ -180,6 +396,11 @@ def _check_counts(num: int, batch_size: int) -> None:
         raise ConfigError(f"batch_size={batch_size} must be at least 1")
     if num < 1:
         raise ConfigError(f"num={num} samples: ask for at least 1")
+
+
+def _check_temperature(temperature: float) -> None:
+    if not temperature >= 0:
+        raise ConfigError(f"temperature={temperature} must be >= 0")
 
 
 def save_pipeline(
@@ -237,6 +458,40 @@ def load(name: str | Path, *, device: torch.device | str = "cpu") -> Pipeline:
         card=header["card"],
     )
     return pipeline.to(device)
+
+
+def start_from(method: Method, name: str | Path) -> list[str]:
+    """Take over the networks that another model has trained already, such as a first stage.
+
+    Networks go by their names in the method: a latent model takes the autoencoder of a VAE, a
+    second run of a recipe all of its networks.
+
+    Args:
+        method: the method to start; changed in place.
+        name: bundled name, path, or Hub id of the other model.
+
+    Returns:
+        Names of the parts that were taken over.
+
+    Raises:
+        CheckpointError: if the two have no network in common, or one that differs.
+    """
+    tensors = store.read(_locate(str(name)), "pipeline").tensors
+    own = method.state_dict()
+    shared = {key: value for key, value in tensors.items() if key in own}
+    differ = [key for key, value in shared.items() if value.shape != own[key].shape]
+    parts = sorted({key.split(".")[0] for key in shared})
+    absent = [key for key in own if key.split(".")[0] in parts and key not in tensors]
+    known = {key.split(".")[0] for key in own}
+    left = [key for key in tensors if key.split(".")[0] in known and key not in own]
+    if not shared or differ or absent or left:
+        first = (differ + absent + left or ["no network"])[0]
+        raise CheckpointError(
+            f"cannot start from {name}: {type(method).__name__} and the model there differ in "
+            f"{first!r}; both recipes must describe the shared networks alike"
+        )
+    method.load_state_dict(shared, strict=False)
+    return parts
 
 
 def _locate(name: str) -> Path:

@@ -43,6 +43,7 @@ class Walk:
         grid: name of the time grid; the method's own where None.
         final: what follows the last step: "none", "drift" or "x0".
         guidance: weight of classifier-free guidance; 1 for none.
+        temperature: scale of the noise that sampling starts from; 1 is the prior itself.
     """
 
     sampler: Sampler | str | None = None
@@ -50,6 +51,7 @@ class Walk:
     grid: str | None = None
     final: Final = "none"
     guidance: float = 1.0
+    temperature: float = 1.0
 
     def sampler_for(self, method: Method) -> Sampler:
         """Return the sampler.
@@ -107,7 +109,6 @@ class Drawn:
 
 def sample_indices(
     method: Method,
-    event: Sequence[int],
     indices: Sequence[int],
     walk: Walk = Walk(),
     *,
@@ -122,7 +123,6 @@ def sample_indices(
 
     Args:
         method: trained method, in eval mode, on the device to sample on.
-        event: shape of one datum.
         indices: which samples to draw.
         walk: sampler, grid and guidance.
         seed: seed shared by all samples.
@@ -149,21 +149,26 @@ def sample_indices(
         denoiser = method.denoiser(on_device, guidance=walk.guidance)
         denoiser.adopt(table)
         if start is None:
-            u = prior_sample(method.process, tuple(event), rng)
+            u = walk.temperature * prior_sample(method.process, method.state_shape, rng)
         else:
-            x0 = start.x0[first : first + len(chunk)].to(device)
+            with torch.inference_mode():
+                x0 = method.encode(start.x0[first : first + len(chunk)].to(device), rng)
             u = start.noise(method.process, x0, float(grid[0]), denoiser.origin, rng)
         states = [u[:, 0].cpu()] if keep else []
 
         def record(n: int, state: Tensor, states: list[Tensor] = states) -> None:
             states.append(state[:, 0].cpu())
 
-        u = sampler.run(denoiser, u, grid, rng, record if keep else None, final=walk.final)
+        if len(grid) > 1:  # a prior that needs no network is a grid of one time
+            u = sampler.run(denoiser, u, grid, rng, record if keep else None, final=walk.final)
         if keep and walk.final != "none":
             states.append(u[:, 0].cpu())
+        with torch.inference_mode():
+            data = method.decode(u[:, 0], rng)
+            path = [method.decode(z.to(data), rng).cpu() for z in states[:-1]] + [data.cpu()]
         if progress is not None:
             progress(len(chunk))
-        yield Drawn(u[:, 0], label, denoiser.nfe, torch.stack(states) if keep else None)
+        yield Drawn(data, label, denoiser.nfe, torch.stack(path) if keep else None)
 
 
 @dataclass(frozen=True)

@@ -96,6 +96,7 @@ def test_the_weight_of_edm_follows_its_noise_levels(process, t_min):
         (lambda: EDMWeight(log_std=0.0), "log_std"),
         (lambda: LogNormal(log_std=-1.0), "log_std"),
         (lambda: Importance(UniformWeight(), num_panels=1), "num_panels"),
+        (lambda: Importance(UniformWeight(), data_var=0.0), "data_var"),
     ],
 )
 def test_errors_name_the_argument(make, name):
@@ -118,7 +119,7 @@ def test_uniform_times():
 @pytest.mark.parametrize("process", PROCESSES, ids=repr)
 def test_importance_is_unbiased(process, weight, t_min):
     """E_q[ratio f] = mean of f over time, for what the weight multiplies."""
-    draw = Importance(weight).draw(process, stratified(20_000), t_min)
+    draw = Importance(weight, data_var=None).draw(process, stratified(20_000), t_min)
     assert float(draw.t.min()) >= t_min
     assert float(draw.t.max()) <= 1.0
     assert (draw.ratio > 0).all()
@@ -128,29 +129,14 @@ def test_importance_is_unbiased(process, weight, t_min):
         assert float(given.mean()) == pytest.approx(expected, rel=1e-3)
 
 
-@pytest.mark.parametrize("weight", WEIGHTS, ids=name_of)
+@pytest.mark.parametrize("weight", [*WEIGHTS, EDMWeight()], ids=name_of)
 @pytest.mark.parametrize("process", PROCESSES, ids=repr)
 def test_importance_flattens_its_weight(process, weight):
-    draw = Importance(weight).draw(process, stratified(10_000), 1e-5)
+    if isinstance(weight, EDMWeight) and process.num_blocks > 1:
+        pytest.skip("noise levels of one block")
+    draw = Importance(weight, data_var=None).draw(process, stratified(10_000), 1e-5)
     flat = trace(weight, process, draw.t, 1e-5) * draw.ratio
-    assert float(flat.std() / flat.mean()) < 0.02
-
-
-@pytest.mark.parametrize("process", ONE_BLOCK, ids=repr)
-def test_importance_follows_any_weight(process):
-    weight = EDMWeight()
-    draw = Importance(weight).draw(process, stratified(10_000), 1e-4)
-    flat = trace(weight, process, draw.t, 1e-4) * draw.ratio
-    assert float(flat.std() / flat.mean()) < 0.02
-
-
-def test_more_panels_follow_closer():
-    spreads = []
-    for num in (16, 128, 1024):
-        draw = Importance(Likelihood(), num_panels=num).draw(VP(), stratified(10_000), 1e-5)
-        flat = trace(Likelihood(), VP(), draw.t, 1e-5) * draw.ratio
-        spreads.append(float(flat.std() / flat.mean()))
-    assert spreads[0] > 4 * spreads[1] > 16 * spreads[2]
+    assert float(flat.std() / flat.mean()) < 1e-12
 
 
 def test_times_rise_with_their_uniform_numbers():

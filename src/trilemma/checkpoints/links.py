@@ -134,11 +134,18 @@ def without_prefix(state_dict: StateDict) -> dict[str, Tensor]:
     return official
 
 
-def ncsnpp_links(network: NCSNpp) -> list[Link]:
-    """Pair the tensors of the U-Net; layers are numbered in the order of execution."""
+def ncsnpp_links(network: NCSNpp, frequencies: str = "") -> list[Link]:
+    """Pair the tensors of the U-Net; layers are numbered in the order of execution.
+
+    Args:
+        network: our network.
+        frequencies: official name of the Fourier frequencies where they stand outside the list.
+    """
     names = {id(module): name for name, module in network.named_modules()}
-    links = []
-    for index, module in enumerate(_in_order(network)):
+    links, layers = [], list(_in_order(network))
+    if frequencies and isinstance(layers[0], FourierEmbedding):
+        links.append(Link(f"{names[id(layers.pop(0))]}.frequencies", (frequencies,)))
+    for index, module in enumerate(layers):
         for link in _layer_links(module):
             ours = f"{names[id(module)]}.{link.ours}"
             theirs = tuple(f"all_modules.{index}.{name}" for name in link.theirs)

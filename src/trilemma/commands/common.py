@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "add_model",
+    "add_temperature",
     "add_walk",
     "check_counts",
     "console",
     "counting_bar",
     "load_model",
+    "need_images",
     "pairs",
     "walk_of",
 ]
@@ -102,6 +104,27 @@ def add_walk(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--class-label", type=int, help="one class for all samples")
     parser.add_argument("--batch-size", type=int, default=64, help="samples per network call (64)")
+
+
+def add_temperature(parser: argparse.ArgumentParser) -> None:
+    """Add the scale of the starting noise."""
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        default=1.0,
+        help="scale of the noise that sampling starts from; below 1 samples are more alike and "
+        "often cleaner (1)",
+    )
+
+
+def need_images(shape: tuple[int, ...]) -> None:
+    """Refuse a model whose data cannot be shown.
+
+    Raises:
+        ConfigError: for data that are not images.
+    """
+    if len(shape) != 3:
+        raise ConfigError("this model draws points, not images; use it from Python")
 
 
 def check_counts(options: argparse.Namespace, *names: str) -> None:

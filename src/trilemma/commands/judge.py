@@ -40,9 +40,10 @@ def add(commands: Any) -> None:
 
     likelihood = commands.add_parser(
         "likelihood",
-        help="log-likelihood of real data under a model with a score",
+        help="log-likelihood of real data under a model with a score, or in latents",
         description="Negative log-likelihood by the probability flow, in bits per dimension and "
-        "nats. Images are dequantised uniformly. Langevin diffusion gives an upper bound.",
+        "nats. Images are dequantised uniformly. Langevin diffusion gives an upper bound, and so "
+        "do latent models, whose decoder has a law of the data as they are.",
     )
     add_model(likelihood)
     likelihood.add_argument("--data", required=True, help="real data, as for training")
@@ -62,6 +63,12 @@ def add(commands: Any) -> None:
     )
     likelihood.add_argument(
         "--tolerance", type=float, default=1e-5, help="of the ODE solver (1e-5)"
+    )
+    likelihood.add_argument(
+        "--draws",
+        type=int,
+        default=1,
+        help="draws of the latents per datum; more tighten the bound of a latent model (1)",
     )
     likelihood.add_argument("--seed", type=int, default=0, help="seed of noise and probes (0)")
     likelihood.add_argument("--batch-size", type=int, default=64, help="data per call (64)")
@@ -122,7 +129,7 @@ def _likelihood(options: argparse.Namespace) -> int:
     from trilemma.checkpoints.store import write_bytes
     from trilemma.evaluation import likelihood, reference_data
 
-    check_counts(options, "num", "batch_size")
+    check_counts(options, "num", "batch_size", "draws")
     if not options.tolerance > 0:
         raise ConfigError(f"--tolerance {options.tolerance} must be positive")
     pipeline = load_model(options)
@@ -136,6 +143,7 @@ def _likelihood(options: argparse.Namespace) -> int:
             divergence=options.divergence,
             probe=options.probe,
             tolerance=options.tolerance,
+            num_draws=options.draws,
             seed=options.seed,
             batch_size=options.batch_size,
             progress=progress,

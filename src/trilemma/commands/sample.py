@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from trilemma.commands.common import (
     add_model,
+    add_temperature,
     add_walk,
     check_counts,
     console,
     counting_bar,
     load_model,
+    need_images,
     walk_of,
 )
 from trilemma.errors import ConfigError
@@ -31,6 +33,13 @@ def add(commands: Any) -> None:
     add_model(sample)
     sample.add_argument("-n", "--num", type=int, default=64, help="number of samples (64)")
     add_walk(sample)
+    add_temperature(sample)
+    sample.add_argument(
+        "--trajectory",
+        type=int,
+        metavar="N",
+        help="show N states on the way from noise to data, a row per sample; needs out.png",
+    )
     sample.add_argument("-o", "--out", required=True, help="out.png, out.npz or a folder")
     sample.set_defaults(run=_sample, takes_overrides=True)
 
@@ -57,32 +66,37 @@ def _sample(options: argparse.Namespace) -> int:
     from trilemma.images import save_images, to_uint8
     from trilemma.sampling import labels_for
 
-    out = _target(options.out)
+    out, states = _target(options.out), options.trajectory
     check_counts(options, "num", "batch_size")
+    if states is not None and (states < 2 or out.suffix != ".png"):
+        raise ConfigError(f"--trajectory {states} needs at least 2 states, and -o out.png")
     walk = walk_of(options)
     pipeline = load_model(options)
-    _need_images(pipeline.event_shape)
+    need_images(pipeline.event_shape)
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     first, last = (options.num * (rank + i) // world for i in (0, 1))
     started = time.perf_counter()
-    with counting_bar("sampling", last - first) as progress:
-        drawn = (
-            pipeline.sample(
+    drawn = torch.empty(0, *([] if states is None else [states]), *pipeline.event_shape)
+    if last > first:
+        with counting_bar("sampling", last - first) as progress:
+            drawn = pipeline.sample(
                 last - first,
                 **walk,
+                temperature=options.temperature,
                 first=first,
+                return_trajectory=states is not None,
                 progress=progress,
             )
-            if last > first
-            else torch.empty(0, *pipeline.event_shape)
-        )
+        drawn = drawn if states is None else _some_states(drawn, states)
     seconds = time.perf_counter() - started
     images = to_uint8(drawn)
     if out.suffix == "":
         save_images(out, images, first=first)
     else:
         images = _gather(images, world)
-        if rank == 0:
+        if rank == 0 and states is not None:
+            save_images(out, images.flatten(0, 1), columns=states)
+        elif rank == 0:
             indices = range(options.num)
             save_images(out, images, labels_for(pipeline.num_classes, indices, options.class_label))
     if rank == 0:
@@ -93,16 +107,24 @@ def _sample(options: argparse.Namespace) -> int:
     return 0
 
 
+def _some_states(trajectory: Tensor, num: int) -> Tensor:
+    """Choose evenly spaced states (samples, num, *event) of a trajectory, both ends included."""
+    import torch
+
+    if len(trajectory) < num:
+        raise ConfigError(
+            f"--trajectory {num}: there are {len(trajectory)} states on the way; take fewer, or a "
+            "sampler that stops more often"
+        )
+    chosen = torch.linspace(0, len(trajectory) - 1, num).round().long()
+    return trajectory[chosen].transpose(0, 1)
+
+
 def _target(name: str) -> Path:
     out = Path(name)
     if out.suffix not in (".png", ".npz", ""):
         raise ConfigError(f"-o {out}: give a name ending in .png or .npz, or a folder")
     return out
-
-
-def _need_images(shape: tuple[int, ...]) -> None:
-    if len(shape) != 3:
-        raise ConfigError("this model draws points, not images; sample it from Python")
 
 
 def _gather(images: Tensor, world: int) -> Tensor:
@@ -129,7 +151,7 @@ def _edit(options: argparse.Namespace) -> int:
     check_counts(options, "num", "batch_size")
     walk = walk_of(options)
     pipeline = load_model(options)
-    _need_images(pipeline.event_shape)
+    need_images(pipeline.event_shape)
     originals = read_images(options.image, pipeline.event_shape)
     started = time.perf_counter()
     edited = pipeline.edit(

@@ -33,6 +33,7 @@ def add(commands: Any) -> None:
     train.add_argument("recipe", help="a bundled recipe (see `trilemma recipes`) or a YAML file")
     train.add_argument("--data", help="folder of images, parquet folder, .npz or Hub name")
     train.add_argument("--out", help="folder of the run (runs/RECIPE)")
+    train.add_argument("--start", help="model or run whose networks to begin with (a first stage)")
     train.add_argument("--resume", action="store_true", help="continue from the last checkpoint")
     train.set_defaults(run=_run, takes_overrides=True)
 
@@ -43,7 +44,7 @@ def _run(options: argparse.Namespace) -> int:
     from trilemma.checkpoints.store import write_bytes
     from trilemma.config import build_recipe, dump_yaml, load_recipe, override, resolve, set_data
     from trilemma.data import Toy
-    from trilemma.pipeline import save_pipeline
+    from trilemma.pipeline import save_pipeline, start_from
 
     config = load_recipe(options.recipe)
     if options.data:
@@ -55,6 +56,9 @@ def _run(options: argparse.Namespace) -> int:
     config = resolve(config)
     torch.manual_seed(config["trainer"]["seed"])  # initial weights
     method, data, trainer = build_recipe(config)
+    if options.start:
+        parts = start_from(method, options.start)
+        console.print(f"starting from {options.start}: {', '.join(parts)}", soft_wrap=True)
     _check_data(method, data)
     out = Path(options.out or Path("runs") / Path(options.recipe).stem)
     is_main = int(os.environ.get("RANK", "0")) == 0
@@ -64,6 +68,8 @@ def _run(options: argparse.Namespace) -> int:
 
     def export(path: Path, averaged: Any) -> None:
         card = {"recipe": Path(options.recipe).stem, "num_images": trainer.num_images}
+        if options.start:
+            card["start"] = Path(options.start).name
         if isinstance(data, Toy):
             card["scale"] = data.scale
         shape, names = data.event_shape, data.class_names

@@ -1,10 +1,11 @@
-"""Data: pictures from anywhere, toy densities, stacked digits, and the order they are read in."""
+"""Data: pictures, toy densities, stacked digits, tables, and the order they are read in."""
 
 from trilemma.data.argument import data_from_argument
 from trilemma.data.base import Batch, Data, Stream
 from trilemma.data.hub import HubImages
 from trilemma.data.loader import Batches
 from trilemma.data.stacked import StackedDigits
+from trilemma.data.table import Table
 from trilemma.data.toy import Toy
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "HubImages",
     "StackedDigits",
     "Stream",
+    "Table",
     "Toy",
     "data_from_argument",
 ]

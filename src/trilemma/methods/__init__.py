@@ -5,6 +5,9 @@ from trilemma.methods.cld import CLDSGM
 from trilemma.methods.ddgan import DDGAN
 from trilemma.methods.ddpm import DDPM
 from trilemma.methods.edm import EDM
+from trilemma.methods.kl import KLSchedule
+from trilemma.methods.lsgm import LSGM
+from trilemma.methods.vae import VAE
 from trilemma.methods.weighting import (
     EDMWeight,
     Importance,
@@ -22,8 +25,11 @@ __all__ = [
     "DDGAN",
     "DDPM",
     "EDM",
+    "LSGM",
+    "VAE",
     "EDMWeight",
     "Importance",
+    "KLSchedule",
     "Likelihood",
     "LogNormal",
     "Loss",

@@ -8,6 +8,7 @@ one optimiser step each; it needs to know nothing else, so a new method is one f
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -34,9 +35,9 @@ class Loss:
 class Method(nn.Module, ABC):
     """A training algorithm with its networks."""
 
-    phases: ClassVar[dict[str, tuple[str, ...]]]
-    """Phase name to the attribute names of the networks that it trains, in order."""
-    averaged: ClassVar[tuple[str, ...]]
+    phases: dict[str, tuple[str, ...]]
+    """Phase name to the names of the submodules that it trains, in order."""
+    averaged: tuple[str, ...]
     """Networks whose exponential moving average is kept and sampled from."""
     process: LinearSDE
     default_steps: int
@@ -47,6 +48,10 @@ class Method(nn.Module, ABC):
     """Name of the time grid that suits the method."""
     sampling_t_min: float = 1e-3
     """Last time of a sampling grid."""
+    kept: tuple[str, ...] = ()
+    """Networks that sampling needs as they are, without an average."""
+    training_only: ClassVar[tuple[str, ...]] = ()
+    """Arguments that a model file for sampling leaves out."""
 
     @abstractmethod
     def loss(self, x0: Event, label: Labels | None, phase: str, rng: Rng, step: int) -> Loss:
@@ -78,20 +83,47 @@ class Method(nn.Module, ABC):
     def event_shape(self) -> tuple[int, ...]:
         """Shape of one datum that the networks take."""
 
+    @property
+    def state_shape(self) -> tuple[int, ...]:
+        """Shape of one block of a diffused state: that of a datum, or of its latents."""
+        return self.event_shape
+
+    def encode(self, x0: Event, rng: Rng) -> Event:
+        """Map data to what is diffused: themselves, or their latents."""
+        return x0
+
+    def decode(self, z: Event, rng: Rng) -> Event:
+        """Map what was diffused back to data; the inverse of ``encode`` for samples."""
+        return z
+
+    def begin(self, batches: Iterator[Event]) -> None:
+        """Look at data once before the first training step, in eval mode, without gradients."""
+
     def phase_networks(self, phase: str) -> list[nn.Module]:
         """Networks that a phase trains."""
-        return [getattr(self, name) for name in self.phases[phase]]
+        return [self.get_submodule(name) for name in self.phases[phase]]
+
+    def optimizer_networks(self) -> dict[str, tuple[str, ...]]:
+        """Names of the networks that each optimiser of the recipe steps.
+
+        A phase with one network has the optimiser of its name; where one loss trains several,
+        every network has its own, named by the first part of the network's name.
+        """
+        found: dict[str, tuple[str, ...]] = {}
+        for phase, names in self.phases.items():
+            parts = {phase: names} if len(names) == 1 else {n.split(".")[0]: (n,) for n in names}
+            found |= parts
+        return found
 
     def train_only(self, phase: str) -> None:
         """Let gradients reach the networks of one phase alone."""
-        trained = set(map(id, self.phase_networks(phase)))
-        for name in {name for names in self.phases.values() for name in names}:
-            network = getattr(self, name)
-            network.requires_grad_(id(network) in trained)
+        self.requires_grad_(False)
+        for network in self.phase_networks(phase):
+            network.requires_grad_(True)
 
     def sampling_state(self) -> dict[str, Tensor]:
         """Tensors that sampling needs, named as in ``state_dict``."""
-        names = tuple(f"{name}." for name in self.averaged)
+        names = tuple(f"{name}." for name in (*self.averaged, *self.kept))
         return {k: v for k, v in self.state_dict().items() if k.startswith(names)}
 
 

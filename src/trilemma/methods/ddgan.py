@@ -53,11 +53,8 @@ class DDGAN(Method):
         ConfigError: for values outside their range, or networks that disagree about classes.
     """
 
-    phases: ClassVar[dict[str, tuple[str, ...]]] = {
-        "discriminator": ("discriminator",),
-        "generator": ("generator",),
-    }
-    averaged: ClassVar[tuple[str, ...]] = ("generator",)
+    averaged = ("generator",)
+    training_only = ("discriminator",)
     default_sampler: ClassVar[str] = "ancestral"
 
     def __init__(
@@ -82,6 +79,7 @@ class DDGAN(Method):
                 f"generator and discriminator disagree about num_classes: {generator.num_classes} "
                 f"and {discriminator.num_classes}"
             )
+        self.phases = {"discriminator": ("discriminator",), "generator": ("generator",)}
         self.generator, self.discriminator = generator, discriminator
         self.process, self.default_steps = process, num_steps
         self.t_min = self.sampling_t_min = t_min

@@ -13,17 +13,26 @@ Subclasses state a process, a parametrisation, a weight and a proposal, and noth
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from trilemma.denoiser import ScoreDenoiser
 from trilemma.errors import ConfigError
 from trilemma.methods.base import Loss, Method
-from trilemma.methods.weighting import Proposal, UniformTimes, UniformWeight, Weight
-from trilemma.parametrisation import Parametrisation
-from trilemma.processes import LinearSDE, act, make_grid
+from trilemma.methods.weighting import (
+    Draw,
+    Likelihood,
+    Proposal,
+    UniformTimes,
+    UniformWeight,
+    Weight,
+)
+from trilemma.parametrisation import Parametrisation, gaussian_part
+from trilemma.processes import LinearSDE, Transition, act, make_grid
 from trilemma.rng import Pairing, Rng
 from trilemma.typing import Event, Labels, State, Times
 
@@ -47,8 +56,7 @@ class ScoreMatching(Method):
         ConfigError: for values outside their range, or parts that do not fit.
     """
 
-    phases: ClassVar[dict[str, tuple[str, ...]]] = {"score": ("network",)}
-    averaged: ClassVar[tuple[str, ...]] = ("network",)
+    averaged = ("network",)
 
     def __init__(
         self,
@@ -70,6 +78,7 @@ class ScoreMatching(Method):
             raise ConfigError(f"label_dropout={label_dropout} must lie in [0, 1)")
         if label_dropout and not getattr(network, "num_classes", 0):
             raise ConfigError(f"label_dropout={label_dropout} needs a network with num_classes")
+        self.phases = {"score": ("network",)}
         self.network, self.process, self.parametrisation = network, process, parametrisation
         self.weight = UniformWeight() if weight is None else weight
         self.proposal = UniformTimes() if proposal is None else proposal
@@ -97,27 +106,113 @@ class ScoreMatching(Method):
 
     def loss(self, x0: Event, label: Labels | None, phase: str, rng: Rng, step: int) -> Loss:
         """Return the loss; random numbers are drawn in this order: times, start, noise, labels."""
-        draw = self.proposal.draw(self.process, rng.uniform(self.pairing), self.t_min)
+        seen = self._look(x0, label, rng, self.proposal)
+        total = seen.weighted(self._weight_at(seen, self.weight)).flatten(1).sum(1).mean()
+        return Loss(total, {"loss": total.detach(), "eps_mse": seen.mse})
+
+    def cross_entropy(
+        self, x0: Event, label: Labels | None, rng: Rng, proposal: Proposal | None = None
+    ) -> Event:
+        r"""Estimate -log p(x0) from above, for every number of x0, in nats, differentiably.
+
+        The likelihood's weight makes score matching an estimate of the cross entropy between data
+        and model (Vahdat et al., 2021, theorem 1). With Sigma the kernel's covariance at t_min,
+
+        .. math:: -\log p(x_0) \le \int_{t_{min}}^1 E\, e^\top W e\,dt
+                  + \tfrac12 \log\det(2\pi e \Sigma) - H(v_0)
+
+        per dimension, up to the distance between the process at t = 1 and its prior. The entropy
+        of initial velocities is there for processes of several blocks alone.
+
+        Args:
+            x0: clean data (b, *event).
+            label: class labels (b), or None.
+            rng: random numbers.
+            proposal: density of times; the method's own by default.
+
+        Returns:
+            Nats (b, *event).
+        """
+        seen = self._look(x0, label, rng, self.proposal if proposal is None else proposal)
+        return self._nats(seen)
+
+    def tied_losses(
+        self, x0: Event, label: Labels | None, rng: Rng, coefficient: float = 1.0
+    ) -> tuple[Event, Event]:
+        """Train network and data at once, each on its own weight, in one pass.
+
+        The first result is the method's own loss, by number. Its gradient with respect to the
+        network is its own; that with respect to x0 is ``coefficient`` times the gradient of the
+        cross entropy, because each datum has one time, at which the two weights differ by a
+        factor that the gradient is multiplied by on its way back.
+
+        Returns:
+            The loss by number (b, *event), and the cross entropy, detached, nats (b, *event).
+
+        Raises:
+            ConfigError: for a weight of several blocks, where there is no such factor.
+        """
+        blocks = self.parametrisation.output_blocks(self.process)
+        if len(range(*blocks.indices(self.process.num_blocks))) > 1:
+            raise ConfigError("several blocks cannot share times: give the LSGM its own `times`")
+
+        def factor(seen: _Seen) -> Tensor:
+            own, wanted = (self._weight_at(seen, w) for w in (self.weight, Likelihood()))
+            return coefficient * (1 - self.t_min) * (wanted / own)[:, 0, 0]
+
+        seen = self._look(x0, label, rng, self.proposal, factor)
+        loss = seen.weighted(self._weight_at(seen, self.weight))
+        with torch.no_grad():
+            return loss, self._nats(seen)
+
+    def _nats(self, seen: _Seen) -> Event:
+        """The cross entropy, from the error at drawn times."""
+        at_start = torch.tensor([self.t_min], dtype=torch.float64)
+        entropy = _entropy(self.parametrisation.kernel(self.process, at_start).cov[0])
+        velocities = self.process.initial_cov()[1:, 1:]
+        if len(velocities):
+            entropy -= _entropy(velocities)
+        return (1 - self.t_min) * seen.weighted(self._weight_at(seen, Likelihood())) + entropy
+
+    def _weight_at(self, seen: _Seen, weight: Weight) -> Tensor:
+        """Weight of the predicted blocks at drawn times, over their density (b, p, p)."""
+        blocks = self.parametrisation.output_blocks(self.process)
+        matrix = weight.matrix(self.process, seen.draw.t, self.t_min, seen.kernel)
+        return matrix[:, blocks, blocks] * seen.draw.ratio[:, None, None]
+
+    def _look(
+        self,
+        x0: Event,
+        label: Labels | None,
+        rng: Rng,
+        proposal: Proposal,
+        factor: Callable[[_Seen], Tensor] | None = None,
+    ) -> _Seen:
+        """Perturb data at random times and predict the noise.
+
+        Random numbers are drawn in this order: times, start, noise, labels. ``factor`` gives the
+        numbers (b) by which the gradient that reaches x0 is multiplied.
+        """
+        draw = proposal.draw(self.process, rng.uniform(self.pairing), self.t_min)
+        seen = _Seen(draw, self.parametrisation.kernel(self.process, draw.t), x0)
+        if factor is not None:
+            shape = (-1, *[1] * (x0.dim() - 1))
+            x0 = _ScaledGradient.apply(x0, factor(seen).to(x0).reshape(shape))
         u_0 = self.start(x0, rng)
         eps = rng.normal(*u_0.shape[1:]).to(u_0)
-        kernel = self.parametrisation.kernel(self.process, draw.t)
-        u_t = kernel.sample(u_0, eps)
+        u_t = seen.kernel.sample(u_0, eps)
         label = self._labels(label, rng)
         scale, time = self.parametrisation.inputs(self.process, draw.t)
         joined = act(scale[:, None, None], u_t.flatten(1, 2)[:, None])[:, 0]
-        output = self.network(joined, time.float(), None, label)
-        output = output.float().unflatten(1, (-1, u_t.shape[2]))
         blocks = self.parametrisation.output_blocks(self.process)
         readout = self.parametrisation.readout(self.process, draw.t)
+        extra = gaussian_part(self.network, readout.gaussian, u_t)
+        output = self.network(joined, time.float(), None, label, **extra)
+        output = output.to(u_t).unflatten(1, (-1, u_t.shape[2]))
         predicted = act(readout.on_output[:, blocks], output) + act(
             readout.on_state[:, blocks], u_t
         )
-        error = predicted - eps[:, blocks]
-        weight = self.weight.matrix(self.process, draw.t, self.t_min, kernel)[:, blocks, blocks]
-        weighted = act(weight * draw.ratio[:, None, None], error)
-        total = (error * weighted).flatten(1).sum(1).mean()
-        per_dim = error.detach().square().mean()
-        return Loss(total, {"loss": total.detach(), "eps_mse": per_dim})
+        return seen._replace(error=predicted - eps[:, blocks])
 
     def _labels(self, label: Labels | None, rng: Rng) -> Labels | None:
         """Labels for the network, some of them dropped."""
@@ -143,6 +238,42 @@ class ScoreMatching(Method):
             self.default_steps if num_steps is None else num_steps,
             self.sampling_t_min,
         )
+
+
+class _Seen(NamedTuple):
+    """Times, kernels and the error of the predicted noise (b, p, *event) of a batch."""
+
+    draw: Draw
+    kernel: Transition
+    error: Tensor
+
+    @property
+    def mse(self) -> Tensor:
+        """Mean squared error of the noise per dimension."""
+        return self.error.detach().square().mean()
+
+    def weighted(self, matrix: Tensor) -> Event:
+        """e^T W e for every number of a datum (b, *event)."""
+        return (self.error * act(matrix, self.error)).sum(1)
+
+
+class _ScaledGradient(torch.autograd.Function):
+    """The identity, whose gradient is multiplied by given numbers."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: Tensor) -> Tensor:
+        ctx.save_for_backward(factor)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (factor,) = ctx.saved_tensors
+        return gradient * factor, None
+
+
+def _entropy(cov: Tensor) -> float:
+    """Entropy of a normal law with the given covariance, nats."""
+    return float(torch.logdet(2 * math.pi * math.e * cov)) / 2
 
 
 def _unwrap(network: nn.Module) -> Any:

@@ -37,6 +37,7 @@ from trilemma.metrics.frechet import (
 from trilemma.metrics.kernel import KernelDistance, kid, mmd
 from trilemma.metrics.precision_recall import ManifoldScores, manifold_scores
 from trilemma.metrics.report import evaluate, evaluate_features
+from trilemma.metrics.tables import evaluate_table
 from trilemma.metrics.wasserstein import sliced_wasserstein
 
 __all__ = [
@@ -59,6 +60,7 @@ __all__ = [
     "classify",
     "evaluate",
     "evaluate_features",
+    "evaluate_table",
     "extractor_for",
     "extractor_named",
     "find_weights",

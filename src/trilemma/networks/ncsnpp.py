@@ -231,6 +231,8 @@ class NCSNpp(nn.Module):
         time_embedding: "positional", "fourier" (of log t), "fourier_linear" (of t) or "none".
         time_scale: multiplies t before the positional embedding.
         fourier_scale: standard deviation of the Fourier frequencies.
+        embed_dim: numbers that time is embedded in, even; its two layers are 4 times as wide. By
+            default ``channels``, twice as many for Fourier frequencies.
         code_dim: size of the latent code, 0 for a network without one.
         style_dim: width of the mapping network.
         num_mapping_layers: linear layers of the mapping network, >= 1.
@@ -266,6 +268,7 @@ class NCSNpp(nn.Module):
         time_embedding: str = "positional",
         time_scale: float = 1.0,
         fourier_scale: float = 16.0,
+        embed_dim: int | None = None,
         code_dim: int = 0,
         style_dim: int = 256,
         num_mapping_layers: int = 4,
@@ -292,6 +295,8 @@ class NCSNpp(nn.Module):
                 f"num_res_blocks={num_res_blocks}, code_dim={code_dim} and "
                 f"num_classes={num_classes} must be at least 0"
             )
+        if embed_dim is not None and (embed_dim < 2 or embed_dim % 2):
+            raise ConfigError(f"embed_dim={embed_dim} must be even and at least 2")
         if not 0 <= dropout < 1:
             raise ConfigError(f"dropout={dropout} must lie in [0, 1)")
         if num_classes and not code_dim and time_embedding == "none":
@@ -312,10 +317,12 @@ class NCSNpp(nn.Module):
         self.rescale_input, self.tanh, self.patch_size = rescale_input, tanh, patch_size
         self._rescale, self._block, self._dropout = skip_rescale, block, dropout
         self._style_dim = style_dim if code_dim else 0
-        self._time_dim = 4 * channels if time_embedding != "none" else 0
+        self._time_dim = 4 * (embed_dim or channels) if time_embedding != "none" else 0
         self.resampler = make_resampler(resample, fir_kernel)
 
-        self.time = _time_embedding(time_embedding, channels, time_scale, fourier_scale)
+        self.time = _time_embedding(
+            time_embedding, embed_dim, self._time_dim, time_scale, fourier_scale
+        )
         self.mapping = Mapping(code_dim, style_dim, num_mapping_layers) if code_dim else None
         label_dim = self._style_dim or self._time_dim
         self.label = LabelEmbedding(num_classes, label_dim) if num_classes else None
@@ -501,16 +508,18 @@ def _normalise(norm: nn.Module, x: Image, style: Tensor | None) -> Image:
 
 
 def _time_embedding(
-    kind: str, channels: int, time_scale: float, fourier_scale: float
+    kind: str, embed_dim: int | None, time_dim: int, time_scale: float, fourier_scale: float
 ) -> TimeEmbedding | None:
     kinds = ("positional", "fourier", "fourier_linear", "none")
     _check("time_embedding", kind, kinds)
     if kind == "none":
         return None
     if kind == "positional":
-        return TimeEmbedding(SinusoidalEmbedding(channels, time_scale), channels, 4 * channels)
-    embed = FourierEmbedding(channels, fourier_scale, of_log=kind == "fourier")
-    return TimeEmbedding(embed, 2 * channels, 4 * channels)
+        features = embed_dim or time_dim // 4
+        return TimeEmbedding(SinusoidalEmbedding(features, time_scale), features, time_dim)
+    features = embed_dim or time_dim // 2
+    embed = FourierEmbedding(features // 2, fourier_scale, of_log=kind == "fourier")
+    return TimeEmbedding(embed, features, time_dim)
 
 
 def _check(name: str, value: str, allowed: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,7 +21,7 @@ __all__ = ["Adam"]
 
 @dataclass(frozen=True)
 class Adam:
-    """Adam or AdamW with warm-up and cosine decay.
+    """Adam, AdamW or Adamax with warm-up and cosine decay.
 
     lr(n) = final_lr + (lr - final_lr) (1 + cos(pi n / decay_images)) / 2 at n images seen, with n
     rounded down to a multiple of ``decay_every``, flat at ``final_lr`` afterwards and multiplied
@@ -30,7 +31,9 @@ class Adam:
         lr: learning rate, > 0.
         adam_betas: decay rates of the moments, in [0, 1).
         eps: added to the root of the second moment.
-        weight_decay: decoupled weight decay; 0 is plain Adam.
+        weight_decay: decoupled weight decay; 0 is plain Adam. Coupled, added to the gradient, with
+            ``maximum``. Parameters marked ``no_decay`` are left out.
+        maximum: Adamax, whose second moment is a decaying maximum.
         decay_images: images after which the cosine ends; 0 keeps the rate constant.
         decay_every: images between two changes of the rate; 1 changes it at every step.
         final_lr: rate at the end of the cosine.
@@ -50,6 +53,7 @@ class Adam:
     final_lr: float = 0.0
     warmup_images: int = 0
     clip_norm: float = 0.0
+    maximum: bool = False
 
     def __post_init__(self) -> None:
         if not self.lr > 0 or not all(0 <= beta < 1 for beta in self.adam_betas):
@@ -66,9 +70,15 @@ class Adam:
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """Return the optimiser of these parameters at the initial rate."""
-        kind = torch.optim.AdamW if self.weight_decay else torch.optim.Adam
-        return kind(
-            parameters,
+        kind: Any = torch.optim.AdamW if self.weight_decay else torch.optim.Adam
+        everything = list(parameters)
+        groups: list[Any] = everything
+        exempt = [p for p in everything if getattr(p, "no_decay", False)]
+        if exempt and self.weight_decay:
+            others = [p for p in everything if not getattr(p, "no_decay", False)]
+            groups = [{"params": others}, {"params": exempt, "weight_decay": 0.0}]
+        return (torch.optim.Adamax if self.maximum else kind)(
+            groups,
             lr=self.lr,
             betas=(float(self.adam_betas[0]), float(self.adam_betas[1])),
             eps=self.eps,

@@ -75,7 +75,8 @@ class Trainer:
     """Train a method: batch size, length, precision, averaging, logging and checkpoints.
 
     Args:
-        optimizers: one optimiser per phase of the method.
+        optimizers: by phase, or by network where a phase trains several;
+            see ``Method.optimizer_networks``.
         num_images: training length in images.
         batch_size: global batch, over all processes and accumulation steps.
         accumulate: micro-batches per optimiser step and process.
@@ -189,33 +190,32 @@ class Trainer:
                 self._loop(run, export, report)
         finally:
             for name, network in run.raw.items():
-                setattr(method, name, network)
+                method.set_submodule(name, network)
         return not run.stopping or run.step >= self.num_steps
 
     def _start(
         self, method: Method, data: Data, out: Path, config: Mapping[str, Any], resume: bool
     ) -> _Run:
         accelerator = self._accelerator(out)
-        missing = set(method.phases) ^ set(self.optimizers)
-        if missing:
+        stepped = method.optimizer_networks()
+        if set(stepped) != set(self.optimizers):
             raise ConfigError(
-                f"{type(method).__name__} has the phases {list(method.phases)}; "
-                f"the trainer got optimizers for {list(self.optimizers)}"
+                f"{type(method).__name__} needs optimizers for {list(stepped)}; "
+                f"the trainer got {list(self.optimizers)}"
             )
         self.check_folder(out, resume=resume)
         newest = _checkpoints(out)[-1:] if resume else []
         method.to(accelerator.device).train()
         channels_last(method)
-        names = {name for phase in method.phases.values() for name in phase}
-        raw = {name: getattr(method, name) for name in sorted(names)}
+        trained = {name for phase in method.phases.values() for name in phase}
+        names = sorted(trained | set(method.kept))
+        raw = {name: method.get_submodule(name) for name in names}
         emas = {
             name: EMA(raw[name], self.ema_decay, warmup=self.ema_warmup) for name in method.averaged
         }
         optimizers = {
-            phase: self.optimizers[phase].build(
-                [p for network in method.phase_networks(phase) for p in network.parameters()]
-            )
-            for phase in method.phases
+            key: self.optimizers[key].build([p for n in networks for p in raw[n].parameters()])
+            for key, networks in stepped.items()
         }
         loader = Batches(
             data,
@@ -230,10 +230,12 @@ class Trainer:
         run = _Run(accelerator, method, data, loader, out, config, raw, optimizers, emas)
         if newest:
             self._restore(run, newest[0])
-        for name, network in raw.items():
+        else:
+            self._begin(run)
+        for name in sorted(trained):
             if self.compile:
-                network.compile()
-            setattr(method, name, accelerator.prepare_model(network))
+                raw[name].compile()
+            method.set_submodule(name, accelerator.prepare_model(raw[name]))
         run.optimizers = {k: accelerator.prepare_optimizer(v) for k, v in optimizers.items()}
         return run
 
@@ -295,9 +297,6 @@ class Trainer:
         ]
         for phase in run.method.phases:
             run.method.train_only(phase)
-            optimizer, recipe = run.optimizers[phase], self.optimizers[phase]
-            for group in optimizer.param_groups:
-                group["lr"] = recipe.rate(run.step * self.batch_size)
             for micro, (x0, label) in enumerate(inputs):
                 rng = self._rng(run, phase, micro, shards, len(x0))
                 is_last = micro == len(inputs) - 1
@@ -308,13 +307,38 @@ class Trainer:
                     loss = run.method.loss(x0, label, phase, rng, run.step)
                     accelerator.backward(loss.total / len(inputs))
                 self._count(run, phase, loss.total.detach(), loss.parts)
-            if recipe.clip_norm:
-                parameters = [p for group in optimizer.param_groups for p in group["params"]]
-                accelerator.clip_grad_norm_(parameters, recipe.clip_norm)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            self._descend(run, phase)
         for name, ema in run.emas.items():
             ema.update(run.raw[name])
+
+    def _descend(self, run: _Run, phase: str) -> None:
+        """One step of every optimiser of a phase."""
+        for key, networks in run.method.optimizer_networks().items():
+            if not set(networks) <= set(run.method.phases[phase]):
+                continue
+            optimizer, recipe = run.optimizers[key], self.optimizers[key]
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.rate(run.step * self.batch_size)
+            if recipe.clip_norm:
+                parameters = [p for group in optimizer.param_groups for p in group["params"]]
+                run.accelerator.clip_grad_norm_(parameters, recipe.clip_norm)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    def _begin(self, run: _Run) -> None:
+        """Let the method look at data, in the data's own order, once."""
+
+        def batches() -> Iterator[Tensor]:
+            for start in range(0, len(run.data), self.batch_size):
+                rows = range(start, min(start + self.batch_size, len(run.data)))
+                yield run.data.fetch(rows).x0.to(run.accelerator.device)
+
+        run.method.eval()
+        with torch.no_grad():
+            run.method.begin(batches())
+        run.method.train()
+        for name, ema in run.emas.items():
+            ema.network.load_state_dict(run.raw[name].state_dict())
 
     def _rng(self, run: _Run, purpose: str, micro: int, shards: int, rows: int) -> BatchRng:
         return BatchRng(
@@ -385,9 +409,9 @@ class Trainer:
             tensors = {f"method.{k}": v for k, v in _named(run.raw)}
             for name, ema in run.emas.items():
                 tensors |= {f"ema.{name}.{k}": v for k, v in ema.network.state_dict().items()}
-            for phase, optimizer in run.optimizers.items():
+            for key, optimizer in run.optimizers.items():
                 for i, state in optimizer.state_dict()["state"].items():
-                    tensors |= {f"optimizer.{phase}.{i}.{k}": v for k, v in state.items()}
+                    tensors |= {f"optimizer.{key}.{i}.{k}": v for k, v in state.items()}
             scaler = run.accelerator.scaler
             header = {
                 "step": run.step,
@@ -418,8 +442,8 @@ class Trainer:
             ) from error
         for name, ema in run.emas.items():
             ema.num_updates = stored.header["ema_updates"][name]
-        for phase, optimizer in run.optimizers.items():
-            _restore_optimizer(optimizer, _below(stored.tensors, f"optimizer.{phase}."))
+        for key, optimizer in run.optimizers.items():
+            _restore_optimizer(optimizer, _below(stored.tensors, f"optimizer.{key}."))
         if run.accelerator.scaler is not None and stored.header["scaler"]:
             run.accelerator.scaler.load_state_dict(stored.header["scaler"])
         run.loader.load_state_dict(stored.header["loader"])
@@ -429,9 +453,7 @@ class Trainer:
         """Write a grid of samples of the averaged networks, the same noise every time."""
         if run.accelerator.is_main_process and len(run.data.event_shape) == 3:
             with _averaged(run):
-                drawn = sample_indices(
-                    run.method, run.data.event_shape, range(self.num_samples), seed=self.seed
-                )
+                drawn = sample_indices(run.method, range(self.num_samples), seed=self.seed)
                 images = torch.cat([to_uint8(batch.data) for batch in drawn])
             name = f"{run.step * self.batch_size:012d}.png"
             save_png(run.out / "samples" / name, images)
@@ -466,9 +488,9 @@ def _signals(run: _Run) -> Iterator[None]:
 @contextlib.contextmanager
 def _averaged(run: _Run) -> Iterator[None]:
     """Put the averaged networks in place of the trained ones."""
-    trained = {name: getattr(run.method, name) for name in run.emas}
+    trained = {name: run.method.get_submodule(name) for name in run.emas}
     for name, ema in run.emas.items():
-        setattr(run.method, name, ema.network)
+        run.method.set_submodule(name, ema.network)
     run.method.eval()
     try:
         yield
@@ -476,7 +498,7 @@ def _averaged(run: _Run) -> Iterator[None]:
         run.method.train()
         for name, network in trained.items():
             run.emas[name].network.eval()
-            setattr(run.method, name, network)
+            run.method.set_submodule(name, network)
 
 
 def _named(networks: Mapping[str, nn.Module]) -> Iterator[tuple[str, Tensor]]:

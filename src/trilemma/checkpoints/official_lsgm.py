@@ -1,0 +1,523 @@
+"""Read the weights that the authors of latent score-based models published.
+
+A file of their second stage holds the state dicts of the autoencoder, ``vae_state_dict``, and of
+the prior's network, ``dae_state_dict``, beside the official flags ``args``. While training, the
+averages of the prior lie in the state of its optimiser, by the index of the parameter; in the
+files chosen for quality or likelihood the state dict is averaged already. The autoencoder has no
+average. ``load`` builds either network from a state dict and flags; ``OFFICIAL_LSGM`` holds those
+of the published models, so does every file.
+
+What the official training and sampling code does otherwise is not imitated: its mask of inactive
+channels got lost on resuming (here it is a buffer), its coupled weight decay reopened closed
+channels (``mixing_logit`` is never decayed here), its update in place broke algorithm 3 (here both
+gradients come from one pass), and variances near t = 0 lost their digits in float32 (float64 here).
+What belongs to trained weights travels with them: the Gaussian part of the mixed score assumes that
+the variances of data and of the process's start sum to one (``data_var``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from trilemma.autoencoders import NVAE
+from trilemma.checkpoints.links import (
+    Arguments,
+    Link,
+    StateDict,
+    fill,
+    ncsnpp_links,
+    without_prefix,
+)
+from trilemma.checkpoints.nvae_links import nvae_aliases, nvae_links
+from trilemma.errors import CheckpointError, nearest
+from trilemma.methods.weighting import (
+    Importance,
+    Likelihood,
+    Proposal,
+    Reweighted,
+    UniformTimes,
+    UniformWeight,
+    Weight,
+)
+from trilemma.networks import MixedScore, NCSNpp
+from trilemma.processes import VE, VP, GeometricVP, LinearSDE, SubVP
+from trilemma.typing import Times
+
+__all__ = [
+    "OFFICIAL_LSGM",
+    "build_process",
+    "describe_autoencoder",
+    "describe_method",
+    "describe_prior",
+    "describe_process",
+    "ema_state",
+    "export_state",
+    "load",
+    "load_autoencoder",
+    "load_prior",
+    "time_weights",
+]
+
+_SIDES = {
+    "mnist": 32,
+    "omniglot": 32,
+    "cifar10": 32,
+    "imagenet_16": 16,
+    "imagenet_32": 32,
+    "celeba_64": 64,
+    "celeba_256": 256,
+    "ffhq": 256,
+    "lsun_bedroom_128": 128,
+    "lsun_church_256": 256,
+}
+_DEEP = {3: (1, 1, 1), 4: (1, 2, 2, 2), 5: (1, 1, 2, 2, 2)}
+_WIDTHS = dict.fromkeys(("celeba_256", "ffhq", "lsun_church_256"), _DEEP)
+_LIKELIHOODS = {
+    "bin": "bernoulli",
+    "dml": "logistic_mixture",
+    "dl": "logistic",
+    "normal": "normal",
+}
+_FREQUENCIES = "temb_fun.w"
+_CELLS = {"res_mbconv": "inverted", "res_bnswish": "residual"}
+_MODES = {"ll": Likelihood, "drop_all": UniformWeight, "drop_sigma2t": Reweighted}
+
+_COMMON: dict[str, Any] = {
+    "use_se": True,
+    "num_x_bits": 8,
+    "log_sig_q_scale": 5.0,
+    "num_nf": 0,
+    "progressive_input_vae": "none",
+    "embedding_dim": 128,
+    "embedding_type": "positional",
+    "embedding_scale": 1000.0,
+    "num_cell_per_scale_dae": 8,
+    "dropout": 0.2,
+    "progressive": "none",
+    "progressive_input": "none",
+    "progressive_combine": "sum",
+    "sde_type": "vpsde",
+    "sigma2_0": 0.0,
+    "beta_start": 0.1,
+    "beta_end": 20.0,
+    "time_eps": 0.01,
+}
+_GEOMETRIC = {
+    "sde_type": "geometric_sde",
+    "sigma2_0": 3e-5,
+    "sigma2_min": 3e-5,
+    "sigma2_max": 0.999,
+    "time_eps": 0.0,
+}
+_BINARY = {
+    "arch_instance": "res_mbconv",
+    "decoder_dist": "bin",
+    "num_latent_scales": 1,
+    "num_latent_per_group": 20,
+    "num_channels_enc": 64,
+    "num_channels_dec": 64,
+    "num_channels_dae": 256,
+    "fir": False,
+    "iw_sample_p": "ll_iw",
+    "mixing_logit_init": -6.0,
+}
+_CIFAR10 = {
+    "dataset": "cifar10",
+    "arch_instance": "res_bnswish",
+    "decoder_dist": "dml",
+    "num_latent_scales": 1,
+    "channel_mult": [1, 2],
+    "num_preprocess_blocks": 1,
+    "num_postprocess_blocks": 1,
+    "num_channels_dae": 512,
+    "num_scales_dae": 3,
+    "fir": True,
+    "mixing_logit_init": -3.0,
+}
+_CIFAR10_FID = {
+    **_CIFAR10,
+    "num_channels_enc": 128,
+    "num_channels_dec": 128,
+    "num_preprocess_cells": 2,
+    "num_postprocess_cells": 2,
+    "num_groups_per_scale": 20,
+    "num_latent_per_group": 9,
+    "num_cell_per_cond_enc": 2,
+    "num_cell_per_cond_dec": 2,
+    "iw_sample_p": "drop_all_iw",
+}
+_CIFAR10_NLL = {
+    **_CIFAR10,
+    **_GEOMETRIC,
+    "num_channels_enc": 256,
+    "num_channels_dec": 256,
+    "num_preprocess_cells": 3,
+    "num_postprocess_cells": 3,
+    "num_groups_per_scale": 4,
+    "num_latent_per_group": 45,
+    "num_cell_per_cond_enc": 3,
+    "num_cell_per_cond_dec": 3,
+    "num_nf": 2,
+    "iw_sample_p": "ll_uniform",
+}
+_CELEBA = {
+    "dataset": "celeba_256",
+    "arch_instance": "res_mbconv",
+    "decoder_dist": "dml",
+    "num_x_bits": 5,
+    "num_nf": 2,
+    "progressive_input_vae": "input_skip",
+    "num_latent_per_group": 20,
+    "num_channels_enc": 64,
+    "num_channels_dec": 64,
+    "num_preprocess_blocks": 1,
+    "num_postprocess_blocks": 1,
+    "num_preprocess_cells": 2,
+    "num_postprocess_cells": 2,
+    "num_cell_per_cond_enc": 2,
+    "num_cell_per_cond_dec": 2,
+    "fir": True,
+    "iw_sample_p": "drop_sigma2t_iw",
+    "mixing_logit_init": -6.0,
+}
+OFFICIAL_LSGM: dict[str, dict[str, Any]] = {
+    "mnist": {
+        **_COMMON,
+        **_BINARY,
+        "dataset": "mnist",
+        "channel_mult": [1, 2, 2],
+        "num_preprocess_blocks": 2,
+        "num_postprocess_blocks": 2,
+        "num_preprocess_cells": 3,
+        "num_postprocess_cells": 3,
+        "num_groups_per_scale": 2,
+        "num_cell_per_cond_enc": 1,
+        "num_cell_per_cond_dec": 1,
+        "num_scales_dae": 2,
+    },
+    "omniglot": {
+        **_COMMON,
+        **_BINARY,
+        "dataset": "omniglot",
+        "channel_mult": [1, 2],
+        "num_preprocess_blocks": 1,
+        "num_postprocess_blocks": 1,
+        "num_preprocess_cells": 2,
+        "num_postprocess_cells": 2,
+        "num_groups_per_scale": 3,
+        "num_cell_per_cond_enc": 3,
+        "num_cell_per_cond_dec": 3,
+        "num_scales_dae": 3,
+    },
+    "cifar10-fid": {**_COMMON, **_CIFAR10_FID},
+    "cifar10-balanced": {**_COMMON, **_CIFAR10_FID},
+    "cifar10-nll": {**_COMMON, **_CIFAR10_NLL},
+    "celebahq256": {
+        **_COMMON,
+        **_CELEBA,
+        "channel_mult": [1, 1, 2, 4],
+        "num_latent_scales": 3,
+        "num_groups_per_scale": 8,
+        "num_channels_dae": 256,
+        "num_scales_dae": 4,
+    },
+    "celebahq256-qualitative": {
+        **_COMMON,
+        **_CELEBA,
+        "channel_mult": [1, 1, 2],
+        "num_latent_scales": 2,
+        "num_groups_per_scale": 10,
+        "num_channels_dae": 320,
+        "num_scales_dae": 5,
+    },
+}
+"""Flags of the published models."""
+
+
+def load(state: StateDict, config: Mapping[str, Any]) -> NVAE | MixedScore:
+    """Return the official network that a state dict belongs to, in eval mode.
+
+    The autoencoder is an ``NVAE``; the prior's network is called as (u, t, None, None,
+    gaussian=sigma u / (alpha^2 data_var + sigma^2)), and its part ``network`` as (u, t).
+
+    Args:
+        state: official tensors, with or without the prefix ``module.``.
+        config: official flags, by their names on the command line; see ``OFFICIAL_LSGM``.
+
+    Raises:
+        CheckpointError: if a tensor is missing, left over or of another shape, or a flag does.
+    """
+    names = set(without_prefix(state))
+    if "mixing_logit" in names:
+        return load_prior(state, config)
+    if "prior_ftr0" in names:
+        return load_autoencoder(state, config)
+    raise CheckpointError(
+        "neither an autoencoder (a tensor 'prior_ftr0') nor a prior's network ('mixing_logit'): "
+        "give vae_state_dict or dae_state_dict of the official file"
+    )
+
+
+def load_autoencoder(state: StateDict, config: Mapping[str, Any]) -> NVAE:
+    """Return the official autoencoder in eval mode."""
+    network = NVAE(**describe_autoencoder(config)).to(state["prior_ftr0"].dtype)
+    return fill(network, nvae_links(network), state, unused=nvae_aliases(network))
+
+
+def load_prior(state: StateDict, config: Mapping[str, Any]) -> MixedScore:
+    """Return the official network of the prior, with its blend, in eval mode."""
+    official = without_prefix(state)
+    logit = official.pop("mixing_logit")
+    if logit.dim() != 4 or logit.numel() != logit.shape[1]:
+        raise CheckpointError(f"mixing_logit has shape {list(logit.shape)}, not [1, c, 1, 1]")
+    if _FREQUENCIES in official:
+        official[_FREQUENCIES] = official[_FREQUENCIES].reshape(-1)  # a row there
+    inner = NCSNpp(**describe_prior(config, logit.shape[1])).to(logit.dtype)
+    network = MixedScore(fill(inner, ncsnpp_links(inner, _FREQUENCIES), official), logit.shape[1])
+    network.mixing_logit.data.copy_(logit)
+    return network.to(logit.dtype).eval()
+
+
+def export_state(network: NVAE | MixedScore) -> dict[str, Tensor]:
+    """Return the weights under their official names and layouts; the inverse of loading."""
+    if isinstance(network, NVAE):
+        own = network.state_dict()
+        found = {n: part for x in nvae_links(network) for n, part in x.split(own[x.ours])}
+        return found | {alias: found[name] for alias, name in nvae_aliases(network).items()}
+    assert isinstance(network.network, NCSNpp)
+    own = network.network.state_dict()
+    links: list[Link] = ncsnpp_links(network.network, _FREQUENCIES)
+    found = {name: part for link in links for name, part in link.split(own[link.ours])}
+    if _FREQUENCIES in found:
+        found[_FREQUENCIES] = found[_FREQUENCIES][None]
+    return {"mixing_logit": network.mixing_logit.detach(), **found}
+
+
+def ema_state(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the averaged state dict of the prior's network from a training checkpoint.
+
+    The average of parameter i is ``dae_optimizer["state"][i]["ema"]``; parameters are numbered in
+    the order of the state dict, in which the frequencies of a Fourier embedding are not trained.
+    A file without an optimiser holds averages as they are.
+
+    Raises:
+        CheckpointError: if averages do not fit the network.
+    """
+    state = without_prefix(checkpoint["dae_state_dict"])
+    optimizer = checkpoint.get("dae_optimizer")
+    if not isinstance(optimizer, Mapping):
+        return state
+    names = [name for name in state if name != _FREQUENCIES]
+    moments = optimizer["state"]
+    if len(moments) not in (len(names), len(state)):
+        raise CheckpointError(
+            f"the checkpoint averages {len(moments)} tensors, its network trains {len(names)}"
+        )
+    for i, name in enumerate(names if len(moments) == len(names) else state):
+        average = moments[i].get("ema")
+        if average is None or average.shape != state[name].shape:
+            raise CheckpointError(f"there is no average of {name!r} in the optimiser's state")
+        state[name] = average
+    return state
+
+
+def describe_autoencoder(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of ``NVAE`` that the official flags stand for."""
+    get = Arguments(config)
+    dataset = _one_of(get, "dataset", _SIDES)
+    law = _one_of(get, "decoder_dist", _LIKELIHOODS)
+    is_binary = law == "bin"
+    if get("num_preprocess_blocks") != get("num_postprocess_blocks"):
+        raise CheckpointError("num_preprocess_blocks and num_postprocess_blocks must agree")
+    return {
+        "image_size": _SIDES[dataset],
+        "image_channels": 1 if dataset in ("mnist", "omniglot") else 3,
+        "encoder_channels": get("num_channels_enc"),
+        "decoder_channels": get("num_channels_dec"),
+        "channel_mult": list(get("channel_mult", [1, 2])),
+        "num_scales": get("num_latent_scales"),
+        "num_groups": get("num_groups_per_scale"),
+        "latent_channels": get("num_latent_per_group"),
+        "num_pre_blocks": get("num_preprocess_blocks"),
+        "num_pre_cells": get("num_preprocess_cells"),
+        "num_post_cells": get("num_postprocess_cells"),
+        "encoder_cells": get("num_cell_per_cond_enc"),
+        "decoder_cells": get("num_cell_per_cond_dec"),
+        "cell": _CELLS[_one_of(get, "arch_instance", _CELLS)],
+        "squeeze_excite": bool(get("use_se", False)),
+        "num_flows": get("num_nf", 0),
+        "input_skip": get("progressive_input_vae", "none") == "input_skip",
+        "log_std_bound": float(get("log_sig_q_scale", 5.0)),
+        "likelihood": _LIKELIHOODS[law],
+        "bits": get("num_x_bits", 8),
+        "binarise": is_binary,
+        "crop": 2 if is_binary else 0,
+    }
+
+
+def describe_prior(config: Mapping[str, Any], channels: int) -> dict[str, Any]:
+    """Return the arguments of ``NCSNpp`` that the official flags stand for.
+
+    Args:
+        config: official flags.
+        channels: of the latents.
+    """
+    get = Arguments(config)
+    dataset, depth = _one_of(get, "dataset", _SIDES), get("num_scales_dae")
+    widths = _WIDTHS.get(dataset, {depth: (1,) * depth})
+    if depth not in widths:
+        raise CheckpointError(f"num_scales_dae={depth} with {dataset}: choose among {list(widths)}")
+    halvings = get("num_preprocess_blocks") + get("num_latent_scales") - 1
+    is_fourier = _one_of(get, "embedding_type", ("positional", "fourier"), "positional")
+    scale = float(get("embedding_scale", 1000.0))
+    return {
+        "image_size": get("input_size", _SIDES[dataset] // 2**halvings),
+        "in_channels": channels,
+        "channels": get("num_channels_dae"),
+        "channel_mult": list(widths[depth]),
+        "num_res_blocks": get("num_cell_per_scale_dae"),
+        "attention_resolutions": [16],
+        "dropout": float(get("dropout", 0.0)),
+        "resample": "fir" if get("fir", False) else "mean",
+        "input_pyramid": get("progressive_input", "none"),
+        "combine": get("progressive_combine", "sum"),
+        "output_pyramid": get("progressive", "none"),
+        "time_embedding": "positional" if is_fourier == "positional" else "fourier_linear",
+        "time_scale": scale if is_fourier == "positional" else 1.0,
+        "fourier_scale": scale if is_fourier == "fourier" else 16.0,
+        "embed_dim": get("embedding_dim", 128),
+    }
+
+
+def describe_process(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration entry of the process that the official flags stand for."""
+    get = Arguments(config)
+    kind = _one_of(
+        get, "sde_type", ("vpsde", "geometric_sde", "sub_vpsde", "vesde"), "geometric_sde"
+    )
+    start = float(get("sigma2_0", 0.0))
+    if kind in ("vpsde", "sub_vpsde"):
+        rates = {"beta_min": get("beta_start", 0.1), "beta_max": get("beta_end", 20.0)}
+        if kind == "sub_vpsde" and start:
+            raise CheckpointError(f"sub_vpsde with sigma2_0={start} is not supported: it must be 0")
+        if kind == "sub_vpsde":
+            return {"class_path": "SubVP", "init_args": rates}
+        return {"class_path": "VP", "init_args": {**rates, "init_var": start}}
+    low, high = float(get("sigma2_min", 1e-4)), float(get("sigma2_max", 0.99))
+    if kind == "geometric_sde":
+        variances = {"var_min": low, "var_max": high, "init_var": start}
+        return {"class_path": "GeometricVP", "init_args": variances}
+    if start != low:
+        raise CheckpointError(f"vesde needs sigma2_0={start} to equal sigma2_min={low}")
+    return {
+        "class_path": "VE",
+        "init_args": {"sigma_min": math.sqrt(low), "sigma_max": math.sqrt(high)},
+    }
+
+
+def build_process(config: Mapping[str, Any]) -> LinearSDE:
+    """Return the process that the official flags ``sde_type``, ``sigma2_0``, ... stand for."""
+    entry = describe_process(config)
+    kinds: dict[str, Any] = {"VP": VP, "GeometricVP": GeometricVP, "SubVP": SubVP, "VE": VE}
+    return kinds[entry["class_path"]](**entry["init_args"])
+
+
+def describe_method(config: Mapping[str, Any], channels: int) -> dict[str, Any]:
+    """Return the configuration entry of the ``LSGM`` that the official flags stand for.
+
+    Args:
+        config: official flags.
+        channels: of the latents.
+    """
+    get = Arguments(config)
+    mode = str(get("iw_sample_p", "ll_uniform"))
+    weight = type(_weight(mode)).__name__
+    data_var = 1.0 - float(get("sigma2_0", 0.0))
+    proposal: dict[str, Any] = {"class_path": "UniformTimes"}
+    if mode.endswith("_iw"):
+        arguments = {"weight": {"class_path": weight}, "data_var": data_var}
+        proposal = {"class_path": "Importance", "init_args": arguments}
+    blend = {
+        "network": {"class_path": "NCSNpp", "init_args": describe_prior(config, channels)},
+        "channels": channels,
+        "logit": float(get("mixing_logit_init", -3.0)),
+    }
+    prior = {
+        "process": describe_process(config),
+        "network": {"class_path": "MixedScore", "init_args": blend},
+        "mixed_score": True,
+        "data_var": data_var,
+        "weight": {"class_path": weight},
+        "proposal": proposal,
+        "t_min": max(float(get("time_eps", 0.01)), 1e-6),
+    }
+    return {
+        "class_path": "LSGM",
+        "init_args": {
+            "autoencoder": {"class_path": "NVAE", "init_args": describe_autoencoder(config)},
+            "prior": {"class_path": "DDPM", "init_args": prior},
+        },
+    }
+
+
+def time_weights(
+    config: Mapping[str, Any], mode: str, uniform: Times
+) -> tuple[Times, Times, Times]:
+    r"""Return the official times and weights of the squared error for uniform numbers.
+
+    In this package weight, proposal and process are independent (``trilemma.methods.weighting``);
+    officially one mode names a combination. Uniform modes average over [time_eps, 1], importance
+    modes integrate. For ``drop_all_iw`` the official normaliser holds e^{k/2} where the integral
+    has e^{beta_start k/2}, k = beta_start / (beta_end - beta_start); it is followed here, and here
+    alone.
+
+    Args:
+        config: official flags of the process, and ``time_eps``.
+        mode: official name, such as "ll_iw", "drop_all_uniform" or "drop_sigma2t_iw".
+        uniform: uniform numbers rho (b), float64.
+
+    Returns:
+        Times, the weight p of the prior's loss, and the weight q that makes the same samples an
+        estimate of the cross entropy, each (b), float64.
+
+    Raises:
+        CheckpointError: for a mode that is not supported.
+    """
+    get, process, weight = Arguments(config), build_process(config), _weight(mode)
+    t_min = float(get("time_eps", 0.01))
+    proposal: Proposal = UniformTimes()
+    drawn_from = process
+    if mode.endswith("_iw"):
+        proposal = Importance(weight, data_var=1.0 - float(get("sigma2_0", 0.0)))
+        if isinstance(process, SubVP):  # officially drawn as for VP
+            drawn_from = VP(process.beta_min, process.beta_max)
+    draw = proposal.draw(drawn_from, uniform, t_min)
+    ratio = draw.ratio * ((1 - t_min) if mode.endswith("_iw") else 1.0)
+    if mode == "drop_all_iw" and isinstance(process, VP):
+        k = process.beta_min / (process.beta_max - process.beta_min)
+        ratio = ratio * math.exp(k / 2 - process.beta_min * k / 2)
+    own, wanted = (w.matrix(process, draw.t, t_min)[:, 0, 0] for w in (weight, Likelihood()))
+    return draw.t, own * ratio, wanted * ratio
+
+
+def _weight(mode: str) -> Weight:
+    """The prior's weight in an official mode."""
+    name, _, times = mode.rpartition("_")
+    if name not in _MODES or times not in ("uniform", "iw"):
+        known = [f"{weight}_{kind}" for weight in _MODES for kind in ("uniform", "iw")]
+        raise CheckpointError(f"iw_sample_p={mode!r} is not supported; {nearest(mode, known)}")
+    return _MODES[name]()
+
+
+def _one_of(get: Arguments, flag: str, allowed: Any, default: str | None = None) -> str:
+    """The value of a flag, which must be supported."""
+    value = str(get(flag, default))
+    if value not in allowed:
+        raise CheckpointError(
+            f"official flag {flag}={value!r} is not supported; {nearest(value, allowed)}"
+        )
+    return value
