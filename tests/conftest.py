@@ -11,7 +11,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from jaxtyping import install_import_hook
 
-CHECKED = ("processes", "methods", "samplers", "networks", "metrics", "data")
+CHECKED = ("processes", "methods", "samplers", "networks", "autoencoders", "metrics", "data")
 # Must come before anything imports trilemma: the hook rewrites modules as they are loaded.
 install_import_hook([f"trilemma.{name}" for name in CHECKED], "typechecker.check")
 

@@ -231,3 +231,81 @@ def test_points_are_judged_in_the_scale_of_their_training(tmp_path, capsys):
         assert values["high_quality"] == expected.high_quality
         assert values["num_modes"] == expected.num_hit
     assert found[1.0] != found[3.0]
+
+
+AUTOENCODER = {
+    "class_path": "ResidualVAE",
+    "init_args": {
+        "image_size": 8,
+        "image_channels": 1,
+        "channels": 4,
+        "channel_mult": [1, 2],
+        "num_blocks": 1,
+        "latent_channels": 2,
+    },
+}
+IN_LATENTS = {**NETWORK, "image_size": 4, "in_channels": 2, "channel_mult": [1]}
+
+
+def latent_model(folder, kind, likelihood):
+    """A tiny VAE, or one with a diffusion model or a GAN in its latents, saved with its recipe."""
+    arguments = {**AUTOENCODER["init_args"], "likelihood": likelihood}
+    arguments["binarise"] = likelihood == "bernoulli"
+    autoencoder = {**AUTOENCODER, "init_args": arguments}
+    entry = {"class_path": "VAE", "init_args": {"autoencoder": autoencoder}}
+    if kind == "lsgm":
+        network = {"class_path": "NCSNpp", "init_args": IN_LATENTS}
+        prior = {"class_path": "DDPM", "init_args": {"network": network, "mixed_score": True}}
+        entry = {"class_path": "LSGM", "init_args": {"autoencoder": autoencoder, "prior": prior}}
+    if kind == "gan":
+        sizes = {k: v for k, v in IN_LATENTS.items() if k != "time_embedding"}
+        generator = {"class_path": "NCSNpp", "init_args": {**sizes, "code_dim": 3, "style_dim": 4}}
+        prior = {"class_path": "DDGAN", "init_args": {"generator": generator}}
+        arguments = {"autoencoder": autoencoder, "prior": prior, "train_autoencoder": False}
+        entry = {"class_path": "LSGM", "init_args": arguments}
+    return saved(folder, f"{kind}-{likelihood}.safetensors", entry)
+
+
+@pytest.mark.parametrize(
+    ("kind", "likelihood", "draws"),
+    [("vae", "logistic", 1), ("vae", "laplace", 2), ("lsgm", "bernoulli", 2)],
+)
+def test_likelihood_of_latent_models(kind, likelihood, draws, tmp_path, capsys):
+    """A bound with its terms; bits per dimension where the law is of the data themselves."""
+    model, out = latent_model(tmp_path, kind, likelihood), tmp_path / "nll.json"
+    data = write_pictures(tmp_path / "data.npz", 6, 8, 1)
+    call = ["likelihood", model, "--data", data, "--split", "train", "-n", 5, "--tolerance", 1e-2]
+    text = run(capsys, *call, "--draws", draws, "--json", out)
+    found = json.loads(out.read_text())
+    bound = "negative evidence bound (NELBO)"
+    if draws > 1:
+        bound = f"importance-weighted bound of {draws} draws"
+    is_density = likelihood == "laplace"
+    kind_in_words = f"upper bound on the NLL: {bound}" + (", of a density" if is_density else "")
+    assert found["kind"] == kind_in_words
+    assert kind_in_words in text
+    assert (found["num"], found["num_draws"]) == (5, draws)
+    assert found["nats"] <= found["reconstruction"] + found["kl"] + 1e-6
+    assert (found["nfe"] > 0) == (kind == "lsgm") == ("network calls" in text)
+    names = {"kind", "num", "nfe", "nats", "nats_interval", "num_draws", "reconstruction", "kl"}
+    names |= {"reconstruction_interval", "kl_interval"}
+    if is_density:
+        assert "of a density in the units of the network's data" in text
+        assert set(found) == names
+    else:
+        assert set(found) == {*names, "bits_per_dim", "bits_per_dim_interval"}
+        assert found["bits_per_dim"] == pytest.approx(found["nats"] / (64 * np.log(2)), rel=1e-6)
+        assert f"{found['bits_per_dim']:.4f} ± " in text
+    assert f"{found['nats']:.2f} ± {found['nats_interval']:.2f} nats per datum" in text
+    assert f"reconstruction {found['reconstruction']:.2f} ± " in text
+    assert f"KL {found['kl']:.2f} ± " in text
+    assert "dequantised" not in text
+
+
+def test_likelihood_mistakes_in_latents(ddpm, tmp_path, capsys):
+    data = write_pictures(tmp_path / "data.npz", 6, 8, 1)
+    rest = ["--data", data, "--split", "train"]
+    fails(["likelihood", ddpm, *rest, "--draws", "2"], "2 draws: DDPM has no autoencoder", capsys)
+    fails(["likelihood", ddpm, *rest, "--draws", "0"], "--draws 0: at least 1", capsys)
+    gan = latent_model(tmp_path, "gan", "logistic")
+    fails(["likelihood", gan, *rest], "no density", capsys)

@@ -177,8 +177,10 @@ def sampling_config(config: Mapping[str, Any]) -> Config:
     left_out = cls.training_only if issubclass(cls, Method) else ()
     arguments = {
         key: None if key in left_out else sampling_config(value) if _is_entry(value) else value
-        for key, value in config["init_args"].items()
+        for key, value in (config.get("init_args") or {}).items()
     }
+    if hasattr(cls, "portable"):  # classes whose arguments name files
+        arguments = cls.portable(arguments)
     return {"class_path": config["class_path"], "init_args": arguments}
 
 

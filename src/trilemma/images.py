@@ -94,7 +94,7 @@ def save_animation(
         raise ConfigError(
             f"cannot write an animation to {path}: give a name ending in .gif or .mp4"
         )
-    scale = _enlargement(frames)
+    scale = _enlargement(frames, 96)
     pictures = [grid_image(images, columns, margin=2, scale=scale) for images in frames]
     write_bytes(path, (_gif if path.suffix == ".gif" else _mp4)(pictures, fps))
 
@@ -166,9 +166,9 @@ def read_images(path: Path | str, event_shape: tuple[int, ...]) -> Tensor:
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2) / 127.5 - 1
 
 
-def _enlargement(images: Tensor) -> int:
-    """How often every pixel is repeated, so that small images can be seen."""
-    return max(1, 64 // images.shape[-1])
+def _enlargement(images: Tensor, width: int = 64) -> int:
+    """How often every pixel is repeated, so that small images come close to a width."""
+    return max(1, width // images.shape[-1])
 
 
 def _gif(pictures: list[PILImage.Image], fps: float) -> bytes:

@@ -12,8 +12,8 @@ model, under any sampler. Here *all* draws of a frame are combined, and its ends
 - around a sample, on a circle of the angle a: w = (cos a, sin a cos phi, sin a sin phi).
 
 *Data* have noise too. The probability flow is an ordinary differential equation; followed from
-data to t = 1 it ends in the one state from which it leads back to them. Stochastic samplers and
-denoising diffusion GANs have no such inverse. Two encoded noises are not independent: with the
+data, at the end of the sampling grid, to t = 1 it reaches the one state from which it leads back.
+Stochastic samplers and denoising diffusion GANs have no such inverse. Two encoded noises are not independent: with the
 angle Omega between them
 
 .. math:: w = \frac{(\sin (1 - s)\Omega,\; \sin s\Omega)}{\sin\Omega},
@@ -60,6 +60,8 @@ __all__ = [
     "slerp_weights",
 ]
 
+TOLERANCE = 1e-4
+"""Of the default solver: images come back to a fraction of a grey level, on average."""
 Source = Callable[[slice, torch.device], Rng]
 """Makes the draws of some frames of a path: one row for each of them, or one that they share."""
 
@@ -297,7 +299,7 @@ def invertible(method: Method, walk: Walk) -> Walk:
         ConfigError: for another sampler.
     """
     if walk.sampler is None:
-        return replace(walk, sampler=ODE())
+        return replace(walk, sampler=ODE(rtol=TOLERANCE, atol=TOLERANCE))
     if not isinstance(walk.sampler_for(method), ODE):
         raise ConfigError(
             f"the sampler {type(walk.sampler_for(method)).__name__} has no inverse: data follow "
@@ -311,14 +313,16 @@ def encode_to_noise(
 ) -> Noise:
     """Follow data along the probability flow to t = 1.
 
-    Data enter at the last time of the sampling grid. Latents are the means of their posteriors;
-    blocks other than the data, such as velocities, are drawn from their law at the start.
+    Data enter at the last time of the sampling grid, with the noise that the process has put on
+    them by then, and velocities where there are any. Both are drawn: clean data lie outside the law
+    of that time, and their noise would have the wrong length. Latents are the means of their
+    posteriors.
 
     Args:
         method: trained method, in eval mode.
         x0: data (b, *event) on the method's device.
         walk: from ``invertible``; the same one leads back.
-        rng: random numbers of the other blocks, one row per datum.
+        rng: random numbers, one row per datum.
         label: class labels (b), or None.
 
     Raises:
@@ -332,10 +336,8 @@ def encode_to_noise(
     with torch.no_grad():
         z, others = _latents(method, x0)
         u = process.lift(z)
-        if process.num_blocks > 1:
-            spread = cholesky(process.initial_cov()[1:, 1:])
-            u[:, 1:] = act(spread, rng.normal(len(spread), *z.shape[1:]).to(u))
         if len(grid) > 1:
+            u = process.marginal(grid[-1]).sample(u, rng.normal(*u.shape[1:]).to(u))
             u = _follow(denoiser, u, solver.thin(grid).flip(0), solver)
         return Noise(act(torch.linalg.inv(cholesky(process.prior_cov())), u), others)
 

@@ -272,9 +272,12 @@ class Pipeline:
     ) -> Noise:
         """Follow data back along the probability flow to the noise that leads to them.
 
+        It leads to the data as they are at the end of a sampling grid, where the process has put
+        a little noise on them; that is drawn.
+
         Args:
             x0: data (n, *event_shape), images in [-1, 1].
-            seed: seed of the velocities of Langevin diffusion.
+            seed: seed of that noise, and of the velocities of Langevin diffusion.
             class_label: class of the data, needed if the model has classes.
             batch_size: data per network call; an adaptive solver shares its steps in a batch.
             walk: sampler (an ``ODE``, the default), num_steps, grid and guidance.

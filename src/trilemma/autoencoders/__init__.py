@@ -2,7 +2,17 @@
 
 from trilemma.autoencoders.base import Autoencoder, Inferred, Latent, Normal
 from trilemma.autoencoders.nvae import NVAE
+from trilemma.autoencoders.pretrained import PretrainedAutoencoder
 from trilemma.autoencoders.residual import ResidualVAE
 from trilemma.autoencoders.table import TableVAE
 
-__all__ = ["NVAE", "Autoencoder", "Inferred", "Latent", "Normal", "ResidualVAE", "TableVAE"]
+__all__ = [
+    "NVAE",
+    "Autoencoder",
+    "Inferred",
+    "Latent",
+    "Normal",
+    "PretrainedAutoencoder",
+    "ResidualVAE",
+    "TableVAE",
+]

@@ -48,8 +48,8 @@ class ImageLaw:
     def prepare(self, x0: Event, rng: Rng) -> Event:
         """Images (b, c, h, w) in [-1, 1] at the colour depth, or black and white."""
         if self.binarise:
-            share = torch.special.ndtr(rng.normal(*x0.shape[1:]).double()).to(x0)
-            return torch.where(share < (x0 + 1) / 2, 1.0, -1.0).to(x0)
+            share = torch.special.ndtr(rng.normal(*x0.shape[1:]).double()).to(x0.device)
+            return torch.where(share < (x0.double() + 1) / 2, 1.0, -1.0).to(x0)
         if self.bits == 8:
             return x0
         byte = ((x0 + 1) * 127.5).round()

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -256,21 +257,23 @@ class LogisticMixture(ImageLikelihood):
         cells = log_cell(x[:, :, None], self._conditional(x), self.log_scales, self.levels)
         return torch.logsumexp(cells.sum(1) + self.log_weights, dim=1)
 
-    def _chain(self, weights: Tensor, numbers: Tensor) -> Event:
-        """Colours in sequence, from one number per component and channel."""
+    def _chain(
+        self, weights: Tensor, numbers: Tensor, finish: Callable[[Tensor], Tensor]
+    ) -> Event:
+        """Colours in sequence, each finished, from one number per component and channel."""
         values = (weights[:, None] * numbers).sum(2)
         if self.coefficients is None:
-            return values.clamp(-1, 1)
+            return finish(values)
         first, second, third = (weights[:, None] * self.coefficients).sum(2).unbind(1)
-        red = values[:, 0].clamp(-1, 1)
-        green = (values[:, 1] + first * red).clamp(-1, 1)
-        blue = (values[:, 2] + second * red + third * green).clamp(-1, 1)
+        red = finish(values[:, 0])
+        green = finish(values[:, 1] + first * red)
+        blue = finish(values[:, 2] + second * red + third * green)
         return torch.stack([red, green, blue], dim=1)
 
     @property
     def mean(self) -> Event:
         """Weighted means, each colour given the means of the earlier ones."""
-        return self._chain(self.log_weights.exp(), self.locations)
+        return self._chain(self.log_weights.exp(), self.locations, lambda x: x.clamp(-1, 1))
 
     def sample(self, rng: Rng) -> Event:
         """Draw a component for every pixel, then the colours, rounded to a level."""
@@ -280,8 +283,8 @@ class LogisticMixture(ImageLikelihood):
         weights = F.one_hot(chosen, NUM_COMPONENTS).movedim(-1, 1).to(self.log_weights)
         share = torch.special.ndtr(rng.normal(*self.locations.shape[1:]).double())
         noise = torch.logit(share).to(self.locations)
-        drawn = self._chain(weights, self.locations + self.log_scales.exp() * noise)
-        return _to_level(drawn, self.levels)
+        numbers = self.locations + self.log_scales.exp() * noise
+        return self._chain(weights, numbers, lambda x: _to_level(x, self.levels))
 
 
 class Categorical(ImageLikelihood):

@@ -21,13 +21,14 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from trilemma.autoencoders import NVAE
 from trilemma.checkpoints.links import (
     Arguments,
-    Link,
     StateDict,
+    export,
     fill,
     ncsnpp_links,
     without_prefix,
@@ -56,6 +57,8 @@ __all__ = [
     "describe_process",
     "ema_state",
     "export_state",
+    "fill_autoencoder",
+    "fill_prior",
     "load",
     "load_autoencoder",
     "load_prior",
@@ -82,7 +85,9 @@ _LIKELIHOODS = {
     "dl": "logistic",
     "normal": "normal",
 }
-_FREQUENCIES = "temb_fun.w"
+_FREQUENCIES, _BLEND, _START = "temb_fun.w", "mixing_logit", "prior_ftr0"
+_EARLIEST = 1e-9
+"""Training time that stands for the published 0: losses agree to 1e-11 for a geometric variance."""
 _CELLS = {"res_mbconv": "inverted", "res_bnswish": "residual"}
 _MODES = {"ll": Likelihood, "drop_all": UniformWeight, "drop_sigma2t": Reweighted}
 
@@ -252,9 +257,9 @@ def load(state: StateDict, config: Mapping[str, Any]) -> NVAE | MixedScore:
         CheckpointError: if a tensor is missing, left over or of another shape, or a flag does.
     """
     names = set(without_prefix(state))
-    if "mixing_logit" in names:
+    if _BLEND in names:
         return load_prior(state, config)
-    if "prior_ftr0" in names:
+    if _START in names:
         return load_autoencoder(state, config)
     raise CheckpointError(
         "neither an autoencoder (a tensor 'prior_ftr0') nor a prior's network ('mixing_logit'): "
@@ -264,37 +269,70 @@ def load(state: StateDict, config: Mapping[str, Any]) -> NVAE | MixedScore:
 
 def load_autoencoder(state: StateDict, config: Mapping[str, Any]) -> NVAE:
     """Return the official autoencoder in eval mode."""
-    network = NVAE(**describe_autoencoder(config)).to(state["prior_ftr0"].dtype)
-    return fill(network, nvae_links(network), state, unused=nvae_aliases(network))
+    network = NVAE(**describe_autoencoder(config))
+    return fill_autoencoder(network.to(_dtype(state)), state)
 
 
 def load_prior(state: StateDict, config: Mapping[str, Any]) -> MixedScore:
     """Return the official network of the prior, with its blend, in eval mode."""
+    channels = _blend(without_prefix(state)).numel()
+    inner = NCSNpp(**describe_prior(config, channels))
+    return fill_prior(MixedScore(inner, channels).to(_dtype(state)), state)
+
+
+def fill_autoencoder(network: NVAE, state: StateDict) -> NVAE:
+    """Fill an autoencoder with the official tensors, and put it in eval mode."""
+    return fill(network, nvae_links(network), state, unused=nvae_aliases(network))
+
+
+def fill_prior(network: MixedScore, state: StateDict) -> MixedScore:
+    """Fill a prior's network and its blend with the official tensors; eval mode.
+
+    Official evaluation has no mask of inactive channels, so all are active here.
+    """
     official = without_prefix(state)
-    logit = official.pop("mixing_logit")
-    if logit.dim() != 4 or logit.numel() != logit.shape[1]:
-        raise CheckpointError(f"mixing_logit has shape {list(logit.shape)}, not [1, c, 1, 1]")
+    logit = _blend(official)
+    del official[_BLEND]
+    if logit.shape != network.mixing_logit.shape:
+        raise CheckpointError(
+            f"{_BLEND} has {logit.numel()} channels, the flags describe "
+            f"{network.mixing_logit.numel()}: groups times latents per group"
+        )
     if _FREQUENCIES in official:
         official[_FREQUENCIES] = official[_FREQUENCIES].reshape(-1)  # a row there
-    inner = NCSNpp(**describe_prior(config, logit.shape[1])).to(logit.dtype)
-    network = MixedScore(fill(inner, ncsnpp_links(inner, _FREQUENCIES), official), logit.shape[1])
+    fill(_unet(network), ncsnpp_links(_unet(network), _FREQUENCIES), official)
     network.mixing_logit.data.copy_(logit)
-    return network.to(logit.dtype).eval()
+    return network.eval()
+
+
+def _blend(official: StateDict) -> Tensor:
+    """The official blend [1, c, 1, 1]."""
+    logit = official.get(_BLEND)
+    if logit is None or logit.dim() != 4 or logit.numel() != logit.shape[1]:
+        found = "is missing" if logit is None else f"has shape {list(logit.shape)}"
+        raise CheckpointError(f"tensor {_BLEND!r} {found}; [1, c, 1, 1] is needed")
+    return logit
+
+
+def _unet(network: MixedScore) -> NCSNpp:
+    assert isinstance(network.network, NCSNpp)
+    return network.network
+
+
+def _dtype(state: StateDict) -> torch.dtype:
+    """Dtype of the weights, which is that of any tensor but a count."""
+    return next(value.dtype for value in state.values() if value.is_floating_point())
 
 
 def export_state(network: NVAE | MixedScore) -> dict[str, Tensor]:
     """Return the weights under their official names and layouts; the inverse of loading."""
     if isinstance(network, NVAE):
-        own = network.state_dict()
-        found = {n: part for x in nvae_links(network) for n, part in x.split(own[x.ours])}
+        found = export(network, nvae_links(network))
         return found | {alias: found[name] for alias, name in nvae_aliases(network).items()}
-    assert isinstance(network.network, NCSNpp)
-    own = network.network.state_dict()
-    links: list[Link] = ncsnpp_links(network.network, _FREQUENCIES)
-    found = {name: part for link in links for name, part in link.split(own[link.ours])}
+    found = export(_unet(network), ncsnpp_links(_unet(network), _FREQUENCIES))
     if _FREQUENCIES in found:
         found[_FREQUENCIES] = found[_FREQUENCIES][None]
-    return {"mixing_logit": network.mixing_logit.detach(), **found}
+    return {_BLEND: network.mixing_logit.detach(), **found}
 
 
 def ema_state(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -453,7 +491,7 @@ def describe_method(config: Mapping[str, Any], channels: int) -> dict[str, Any]:
         "data_var": data_var,
         "weight": {"class_path": weight},
         "proposal": proposal,
-        "t_min": max(float(get("time_eps", 0.01)), 1e-6),
+        "t_min": max(float(get("time_eps", 0.01)), _EARLIEST),
     }
     return {
         "class_path": "LSGM",
