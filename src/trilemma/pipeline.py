@@ -480,21 +480,35 @@ def start_from(method: Method, name: str | Path) -> list[str]:
         CheckpointError: if the two have no network in common, or one that differs.
     """
     tensors = store.read(_locate(str(name)), "pipeline").tensors
-    own = method.state_dict()
-    shared = {key: value for key, value in tensors.items() if key in own}
-    differ = [key for key, value in shared.items() if value.shape != own[key].shape]
-    parts = sorted({key.split(".")[0] for key in shared})
-    absent = [key for key in own if key.split(".")[0] in parts and key not in tensors]
-    known = {key.split(".")[0] for key in own}
-    left = [key for key in tensors if key.split(".")[0] in known and key not in own]
-    if not shared or differ or absent or left:
-        first = (differ + absent + left or ["no network"])[0]
+    networks = {name for names in method.phases.values() for name in names} | set(method.kept)
+    taken = []
+    for part in sorted(networks):
+        own, given = _weights_of(method.state_dict(), part), _weights_of(tensors, part)
+        if not given:
+            continue
+        differ = sorted(set(own) ^ set(given))
+        differ += [key for key in own if key in given and own[key].shape != given[key].shape]
+        if differ:
+            raise CheckpointError(
+                f"cannot start from {name}: {part} differs in {differ[0]!r} (and {len(differ) - 1} "
+                "others); both recipes must describe it alike"
+            )
+        method.load_state_dict(given, strict=False)
+        taken.append(part)
+    if not taken:
         raise CheckpointError(
-            f"cannot start from {name}: {type(method).__name__} and the model there differ in "
-            f"{first!r}; both recipes must describe the shared networks alike"
+            f"cannot start from {name}: it has none of {', '.join(sorted(networks))}"
         )
-    method.load_state_dict(shared, strict=False)
-    return parts
+    return taken
+
+
+def _weights_of(state: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
+    """Tensors of one network; vectors of power iterations, which any start will do for, apart."""
+    return {
+        key: value
+        for key, value in state.items()
+        if key.startswith(f"{part}.") and not key.startswith(f"{part}.spectral.")
+    }
 
 
 def _locate(name: str) -> Path:

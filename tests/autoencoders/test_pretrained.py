@@ -8,7 +8,7 @@ import torch
 
 from trilemma import load
 from trilemma.autoencoders import PretrainedAutoencoder
-from trilemma.config import build_recipe, load_recipe, override, resolve
+from trilemma.config import load_recipe, override, resolve
 from trilemma.errors import CheckpointError, ConfigError
 from trilemma.pipeline import save_pipeline
 from trilemma.rng import BatchRng

@@ -72,6 +72,11 @@ def lsgm():
     return LSGM(PointVAE(), prior, prior_penalty=1e-3)
 
 
+def lsgm_of_tied_times():
+    """One pass for both, each on a weight of its own."""
+    return LSGM(PointVAE(), DDPM(PointScore(3, width=32)))
+
+
 def lsgm_of_two_phases():
     """A weight of its own for the prior, here in latent position and velocity."""
     prior = CLDSGM(PointScore(6, 3, width=32))
@@ -91,6 +96,7 @@ EXAMPLES = [
     cld,
     vae,
     lsgm,
+    lsgm_of_tied_times,
     lsgm_of_two_phases,
     lsgm_of_a_frozen_autoencoder,
 ]

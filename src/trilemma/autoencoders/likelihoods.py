@@ -257,9 +257,7 @@ class LogisticMixture(ImageLikelihood):
         cells = log_cell(x[:, :, None], self._conditional(x), self.log_scales, self.levels)
         return torch.logsumexp(cells.sum(1) + self.log_weights, dim=1)
 
-    def _chain(
-        self, weights: Tensor, numbers: Tensor, finish: Callable[[Tensor], Tensor]
-    ) -> Event:
+    def _chain(self, weights: Tensor, numbers: Tensor, finish: Callable[[Tensor], Tensor]) -> Event:
         """Colours in sequence, each finished, from one number per component and channel."""
         values = (weights[:, None] * numbers).sum(2)
         if self.coefficients is None:

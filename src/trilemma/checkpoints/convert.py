@@ -16,16 +16,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trilemma.checkpoints import official_cld, official_ddgan
+from trilemma.checkpoints import official_cld, official_ddgan, official_lsgm
 from trilemma.checkpoints.links import fill
 from trilemma.checkpoints.official_cld import OFFICIAL_CLD
+from trilemma.checkpoints.official_lsgm import OFFICIAL_LSGM
 from trilemma.config import build_method, resolve
 from trilemma.errors import CheckpointError, ConfigError, nearest
 from trilemma.methods import DDGAN
 from trilemma.pipeline import Pipeline, load, save_pipeline
 from trilemma.processes import VP
 
-__all__ = ["OFFICIAL_CLD", "OFFICIAL_DDGAN", "convert_cld", "convert_ddgan", "read_torch"]
+__all__ = [
+    "OFFICIAL_CLD",
+    "OFFICIAL_DDGAN",
+    "OFFICIAL_LSGM",
+    "convert_cld",
+    "convert_ddgan",
+    "convert_lsgm",
+    "read_torch",
+]
 
 PAPER_TENSORS = 608
 """Tensors of the paper's network for faces; the later one has 936."""
@@ -132,6 +141,67 @@ def convert_cld(checkpoint: Path | str, config: str, out: Path | str) -> Pipelin
         card["weights"] += f" after {stored['step']} steps"
     save_pipeline(out, method, entry, method.event_shape, card=card)
     return load(out)
+
+
+def convert_lsgm(checkpoint: Path | str, config: str | None, out: Path | str) -> Pipeline:
+    """Convert a latent score-based model of its authors, or its first stage alone.
+
+    Args:
+        checkpoint: a file of the second stage, ``checkpoint.pt`` (whose averages of the prior are
+            taken from the optimiser's state), ``checkpoint_fid.pt`` or ``checkpoint_nll.pt`` (which
+            hold averages); or one of the first stage.
+        config: a name in ``OFFICIAL_LSGM``, a JSON file of official flags, or None for the flags
+            that the file itself holds.
+        out: model file to write.
+
+    Returns:
+        The model, as loaded from the new file: ``LSGM``, or ``VAE`` for a file without a prior.
+
+    Raises:
+        ConfigError: for an unknown configuration.
+        CheckpointError: if parts are missing, or the weights do not fit the flags.
+    """
+    _check_name(out)
+    stored = _read_mapping(checkpoint)
+    weights = stored.get("vae_state_dict")
+    if not isinstance(weights, Mapping):
+        raise CheckpointError(f"{checkpoint} has no vae_state_dict: files of both stages have one")
+    flags = _stored_flags(stored) if config is None else official_arguments(config, OFFICIAL_LSGM)
+    has_prior = "dae_state_dict" in stored
+    describe = official_lsgm.describe_method if has_prior else official_lsgm.describe_first_stage
+    entry = resolve({"method": describe(flags)})["method"]
+    method: Any = build_method(entry)
+    official_lsgm.fill_autoencoder(method.autoencoder, weights)
+    what, averaged = "first stage of a latent score-based model", ""
+    if has_prior:
+        official_lsgm.fill_prior(method.prior.network, official_lsgm.ema_state(stored))
+        is_training = stored.get("dae_optimizer") is not None
+        what = "latent score-based model"
+        averaged = ", moving averages of the prior" if is_training else ", the prior as stored"
+    card = {
+        "summary": f"{what} of its authors, {Path(config).stem if config else flags['dataset']}",
+        "source": "Vahdat, Kreis, Kautz, 2021; the weights keep their authors' licence",
+        "weights": f"autoencoder as stored{averaged}",
+    }
+    if has_prior:
+        card["sampling"] = "published with the probability flow: sampler ode, tolerance 1e-5"
+    if isinstance(stored.get("global_step"), int):
+        card["weights"] += f", after {stored['global_step']} steps"
+    save_pipeline(out, method, entry, method.event_shape, card=card)
+    return load(out)
+
+
+def _stored_flags(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """The official flags that a file holds."""
+    args = stored.get("args")
+    if isinstance(args, argparse.Namespace):
+        return vars(args)
+    if isinstance(args, Mapping):
+        return dict(args)
+    raise CheckpointError(
+        f"the file holds no official flags 'args': give --config, one of {', '.join(OFFICIAL_LSGM)}"
+        " or FILE.json"
+    )
 
 
 def official_arguments(config: str, published: Mapping[str, dict[str, Any]]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ the variances of data and of the process's start sum to one (``data_var``).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -52,6 +52,7 @@ __all__ = [
     "OFFICIAL_LSGM",
     "build_process",
     "describe_autoencoder",
+    "describe_first_stage",
     "describe_method",
     "describe_prior",
     "describe_process",
@@ -89,7 +90,11 @@ _FREQUENCIES, _BLEND, _START = "temb_fun.w", "mixing_logit", "prior_ftr0"
 _EARLIEST = 1e-9
 """Training time that stands for the published 0: losses agree to 1e-11 for a geometric variance."""
 _CELLS = {"res_mbconv": "inverted", "res_bnswish": "residual"}
-_MODES = {"ll": Likelihood, "drop_all": UniformWeight, "drop_sigma2t": Reweighted}
+_MODES: dict[str, Callable[[], Weight]] = {
+    "ll": Likelihood,
+    "drop_all": UniformWeight,
+    "drop_sigma2t": Reweighted,
+}
 
 _COMMON: dict[str, Any] = {
     "use_se": True,
@@ -132,6 +137,7 @@ _BINARY = {
 }
 _CIFAR10 = {
     "dataset": "cifar10",
+    "ode_eps": 1e-6,
     "arch_instance": "res_bnswish",
     "decoder_dist": "dml",
     "num_latent_scales": 1,
@@ -336,28 +342,34 @@ def export_state(network: NVAE | MixedScore) -> dict[str, Tensor]:
 
 
 def ema_state(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the averaged state dict of the prior's network from a training checkpoint.
+    """Return the averaged state dict of the prior's network from a file of the second stage.
 
     The average of parameter i is ``dae_optimizer["state"][i]["ema"]``; parameters are numbered in
-    the order of the state dict, in which the frequencies of a Fourier embedding are not trained.
-    A file without an optimiser holds averages as they are.
+    the order of the state dict. The frequencies of a Fourier embedding are not trained and have no
+    average. A file without an optimiser holds averages as they are.
 
     Raises:
-        CheckpointError: if averages do not fit the network.
+        CheckpointError: if there is no prior, or averages do not fit it.
     """
-    state = without_prefix(checkpoint["dae_state_dict"])
+    stored = checkpoint.get("dae_state_dict")
+    if not isinstance(stored, Mapping):
+        raise CheckpointError("the file has no dae_state_dict: a file of the second stage has one")
+    state = without_prefix(stored)
     optimizer = checkpoint.get("dae_optimizer")
-    if not isinstance(optimizer, Mapping):
+    if optimizer is None:
         return state
-    names = [name for name in state if name != _FREQUENCIES]
-    moments = optimizer["state"]
-    if len(moments) not in (len(names), len(state)):
+    moments = optimizer.get("state", {}) if isinstance(optimizer, Mapping) else {}
+    trained = [name for name in state if name != _FREQUENCIES]
+    if len(moments) != len(trained):
         raise CheckpointError(
-            f"the checkpoint averages {len(moments)} tensors, its network trains {len(names)}"
+            f"the checkpoint averages {len(moments)} tensors, its network trains {len(trained)}"
         )
-    for i, name in enumerate(names if len(moments) == len(names) else state):
-        average = moments[i].get("ema")
-        if average is None or average.shape != state[name].shape:
+    counts_all = set(moments) != set(range(len(trained)))
+    for i, name in enumerate(state if counts_all else trained):
+        if name == _FREQUENCIES:
+            continue
+        average = moments.get(i, {}).get("ema")
+        if not isinstance(average, Tensor) or average.shape != state[name].shape:
             raise CheckpointError(f"there is no average of {name!r} in the optimiser's state")
         state[name] = average
     return state
@@ -464,14 +476,19 @@ def build_process(config: Mapping[str, Any]) -> LinearSDE:
     return kinds[entry["class_path"]](**entry["init_args"])
 
 
-def describe_method(config: Mapping[str, Any], channels: int) -> dict[str, Any]:
+def describe_first_stage(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration entry of the ``VAE`` that the official flags stand for."""
+    autoencoder = {"class_path": "NVAE", "init_args": describe_autoencoder(config)}
+    return {"class_path": "VAE", "init_args": {"autoencoder": autoencoder}}
+
+
+def describe_method(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the configuration entry of the ``LSGM`` that the official flags stand for.
 
-    Args:
-        config: official flags.
-        channels: of the latents.
+    Networks, process, weight and times; lengths, schedules and penalties stand in the recipes.
     """
-    get = Arguments(config)
+    get, autoencoder = Arguments(config), describe_autoencoder(config)
+    channels = autoencoder["num_groups"] * autoencoder["latent_channels"]
     mode = str(get("iw_sample_p", "ll_uniform"))
     weight = type(_weight(mode)).__name__
     data_var = 1.0 - float(get("sigma2_0", 0.0))
@@ -496,8 +513,9 @@ def describe_method(config: Mapping[str, Any], channels: int) -> dict[str, Any]:
     return {
         "class_path": "LSGM",
         "init_args": {
-            "autoencoder": {"class_path": "NVAE", "init_args": describe_autoencoder(config)},
+            "autoencoder": {"class_path": "NVAE", "init_args": autoencoder},
             "prior": {"class_path": "DDPM", "init_args": prior},
+            "sampling_t_min": float(get("ode_eps", 1e-5)),
         },
     }
 

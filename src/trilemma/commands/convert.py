@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from trilemma.commands.common import console
+from trilemma.errors import ConfigError
 
 __all__ = ["add"]
 
@@ -18,23 +19,33 @@ def add(commands: Any) -> None:
         description="Turn a file of the authors into a model file of this package. Nothing in the "
         "file is executed.",
         epilog="--config: cifar10, celebahq256 or lsun-church for ddgan; cifar10, celebahq256 or "
-        "celebahq256-paper for cld; or a JSON file with the arguments of the official command.",
+        "celebahq256-paper for cld; mnist, omniglot, cifar10-fid, cifar10-balanced, cifar10-nll, "
+        "celebahq256 or celebahq256-qualitative for lsgm; or a JSON file with the arguments of the "
+        "official command. Files of lsgm hold their own, which are taken where none are given.",
     )
-    convert.add_argument("method", choices=["ddgan", "cld"], help="which method's checkpoint")
+    convert.add_argument(
+        "method", choices=["ddgan", "cld", "lsgm"], help="which method's checkpoint"
+    )
     convert.add_argument(
         "checkpoint",
-        help="the authors' file: netG_*.pth or content.pth (ddgan), checkpoint_*.pth (cld)",
+        help="the authors' file: netG_*.pth or content.pth (ddgan), checkpoint_*.pth (cld), "
+        "checkpoint*.pt of either stage (lsgm)",
     )
-    convert.add_argument("--config", required=True, help="a name, see below, or FILE.json")
+    convert.add_argument("--config", help="a name, see below, or FILE.json; needed but for lsgm")
     convert.add_argument("-o", "--out", required=True, help="model file to write (.safetensors)")
     convert.set_defaults(run=_run)
 
 
 def _run(options: argparse.Namespace) -> int:
-    from trilemma.checkpoints.convert import convert_cld, convert_ddgan
+    from trilemma.checkpoints.convert import convert_cld, convert_ddgan, convert_lsgm
 
-    convert = {"ddgan": convert_ddgan, "cld": convert_cld}[options.method]
-    pipeline = convert(options.checkpoint, options.config, options.out)
+    if options.method == "lsgm":
+        pipeline = convert_lsgm(options.checkpoint, options.config, options.out)
+    elif options.config is None:
+        raise ConfigError(f"a file of {options.method} does not hold its settings: give --config")
+    else:
+        convert = {"ddgan": convert_ddgan, "cld": convert_cld}[options.method]
+        pipeline = convert(options.checkpoint, options.config, options.out)
     console.print(
         f"converted {options.checkpoint} to {options.out}: {pipeline.num_steps} steps, "
         f"data of shape {pipeline.event_shape}"

@@ -121,7 +121,8 @@ def _interpolate(options: argparse.Namespace) -> int:
     else:
         save_png(out, images.flatten(0, 1), columns=num)
     console.print(
-        f"{len(ends)} paths of {num} frames, {pipeline.last_nfe} network calls each, "
+        f"{len(ends)} {'path' if len(ends) == 1 else 'paths'} of {num} frames, "
+        f"{pipeline.last_nfe} network calls each, "
         f"{1000 * seconds / (num * len(ends)):.1f} ms per frame: {out}",
         soft_wrap=True,
     )

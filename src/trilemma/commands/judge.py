@@ -87,8 +87,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     is_file = options.model.endswith(".npz")
     samples = read_npz(options.model) if is_file else load_model(options)
     shape = samples.event_shape if isinstance(samples, Pipeline) else tuple(samples.shape[1:])
-    scale = samples.card.get("scale") if isinstance(samples, Pipeline) else None
-    data = reference_data(options.data, options.split, shape, scale=scale)
+    card = samples.card if isinstance(samples, Pipeline) else None
+    data = reference_data(options.data, options.split, shape, card=card)
     with counting_bar("sampling", options.num) as progress:
         records = evaluate_samples(
             samples,
@@ -133,8 +133,7 @@ def _likelihood(options: argparse.Namespace) -> int:
     if not options.tolerance > 0:
         raise ConfigError(f"--tolerance {options.tolerance} must be positive")
     pipeline = load_model(options)
-    scale = pipeline.card.get("scale")
-    data = reference_data(options.data, options.split, pipeline.event_shape, scale=scale)
+    data = reference_data(options.data, options.split, pipeline.event_shape, card=pipeline.card)
     with counting_bar("integrating", min(options.num, len(data))) as progress:
         found = likelihood(
             pipeline,

@@ -40,7 +40,12 @@ def add(commands: Any) -> None:
         metavar="N",
         help="show N states on the way from noise to data, a row per sample; needs out.png",
     )
-    sample.add_argument("-o", "--out", required=True, help="out.png, out.npz or a folder")
+    sample.add_argument(
+        "-o",
+        "--out",
+        required=True,
+        help="out.png, out.npz, a folder, or out.csv for rows of a table",
+    )
     sample.set_defaults(run=_sample, takes_overrides=True)
 
     edit = commands.add_parser(
@@ -63,6 +68,8 @@ def add(commands: Any) -> None:
 def _sample(options: argparse.Namespace) -> int:
     import torch
 
+    from trilemma.checkpoints.store import write_bytes
+    from trilemma.data.table import to_csv
     from trilemma.images import save_images, to_uint8
     from trilemma.sampling import labels_for
 
@@ -72,7 +79,13 @@ def _sample(options: argparse.Namespace) -> int:
         raise ConfigError(f"--trajectory {states} needs at least 2 states, and -o out.png")
     walk = walk_of(options)
     pipeline = load_model(options)
-    need_images(pipeline.event_shape)
+    is_table = "table" in pipeline.card
+    if is_table != (out.suffix == ".csv"):
+        raise ConfigError(
+            f"-o {out}: rows of a table are written to a name ending in .csv, and nothing else is"
+        )
+    if not is_table:
+        need_images(pipeline.event_shape)
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     first, last = (options.num * (rank + i) // world for i in (0, 1))
     started = time.perf_counter()
@@ -89,8 +102,12 @@ def _sample(options: argparse.Namespace) -> int:
             )
         drawn = drawn if states is None else _some_states(drawn, states)
     seconds = time.perf_counter() - started
-    images = to_uint8(drawn)
-    if out.suffix == "":
+    images = drawn if is_table else to_uint8(drawn)
+    if is_table:
+        rows = _gather(drawn, world)
+        if rank == 0:
+            write_bytes(out, to_csv(rows, pipeline.card["table"]).encode())
+    elif out.suffix == "":
         save_images(out, images, first=first)
     else:
         images = _gather(images, world)
@@ -102,7 +119,9 @@ def _sample(options: argparse.Namespace) -> int:
     if rank == 0:
         console.print(
             f"{options.num} samples in {pipeline.last_nfe} network calls each, "
-            f"{1000 * seconds / max(1, last - first):.1f} ms per image: {out}"
+            f"{1000 * seconds / max(1, last - first):.1f} ms per {'row' if is_table else 'image'}: "
+            f"{out}",
+            soft_wrap=True,
         )
     return 0
 
@@ -122,8 +141,10 @@ def _some_states(trajectory: Tensor, num: int) -> Tensor:
 
 def _target(name: str) -> Path:
     out = Path(name)
-    if out.suffix not in (".png", ".npz", ""):
-        raise ConfigError(f"-o {out}: give a name ending in .png or .npz, or a folder")
+    if out.suffix not in (".png", ".npz", ".csv", ""):
+        raise ConfigError(
+            f"-o {out}: give a name ending in .png or .npz, or a folder; .csv for rows"
+        )
     return out
 
 

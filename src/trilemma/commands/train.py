@@ -43,7 +43,7 @@ def _run(options: argparse.Namespace) -> int:
 
     from trilemma.checkpoints.store import write_bytes
     from trilemma.config import build_recipe, dump_yaml, load_recipe, override, resolve, set_data
-    from trilemma.data import Toy
+    from trilemma.data import Table, Toy
     from trilemma.pipeline import save_pipeline, start_from
 
     config = load_recipe(options.recipe)
@@ -53,6 +53,7 @@ def _run(options: argparse.Namespace) -> int:
         override(config, key, value)
     if config["data"]["init_args"].get("path") == "":
         raise ConfigError(f"the recipe {options.recipe} brings no data: name them with --data PATH")
+    _take_columns(config)
     config = resolve(config)
     torch.manual_seed(config["trainer"]["seed"])  # initial weights
     method, data, trainer = build_recipe(config)
@@ -72,6 +73,8 @@ def _run(options: argparse.Namespace) -> int:
             card["start"] = Path(options.start).name
         if isinstance(data, Toy):
             card["scale"] = data.scale
+        if isinstance(data, Table):
+            card["table"] = data.describe()
         shape, names = data.event_shape, data.class_names
         save_pipeline(path, averaged, config["method"], shape, class_names=names, card=card)
 
@@ -85,8 +88,25 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _take_columns(config: dict[str, Any]) -> None:
+    """Give an autoencoder of tables that names no columns those of the data."""
+    from trilemma.config import build_data
+
+    method = config["method"].get("init_args", {})
+    autoencoder = (method.get("autoencoder") or {}).get("init_args", {})
+    if autoencoder.get("categories") == [] and config["data"]["class_path"] == "Table":
+        table: Any = build_data(config["data"])
+        autoencoder["categories"] = list(table.categories)
+
+
 def _check_data(method: Any, data: Any) -> None:
     """Refuse networks that do not fit the data before anything is written."""
+    wanted = getattr(getattr(method, "autoencoder", None), "categories", None)
+    if wanted is not None and tuple(wanted) != tuple(getattr(data, "categories", ())):
+        raise ConfigError(
+            f"the autoencoder takes columns of {list(wanted)} categories, 0 for a number; the data "
+            f"have {list(getattr(data, 'categories', ()))}: set --method.autoencoder.categories []"
+        )
     if method.num_classes and not 0 < data.num_classes <= method.num_classes:
         raise ConfigError(
             f"the networks take labels of {method.num_classes} classes, the data have "

@@ -76,6 +76,7 @@ class LSGM(LatentMethod):
         drop_inactive: leave latent channels whose divergence from a standard normal law is at
             most this many nats before the first step to the Gaussian; the prior's network must be
             a ``MixedScore``. 0 keeps all.
+        sampling_t_min: last time of a sampling grid, in (0, 1); the prior's by default.
 
     Raises:
         ConfigError: for parts that do not fit each other.
@@ -95,6 +96,7 @@ class LSGM(LatentMethod):
         prior_penalty: float = 0.0,
         prior_spectral: bool = True,
         drop_inactive: float = 0.0,
+        sampling_t_min: float | None = None,
     ) -> None:
         super().__init__(autoencoder, kl, penalty)
         if prior.event_shape != self.state_shape:
@@ -121,6 +123,10 @@ class LSGM(LatentMethod):
         self.default_sampler = prior.default_sampler  # type: ignore[misc]
         self.default_grid = prior.default_grid  # type: ignore[misc]
         self.sampling_t_min = prior.sampling_t_min
+        if sampling_t_min is not None:
+            if not 0 < sampling_t_min < 1 or not is_score:
+                raise ConfigError(f"{sampling_t_min=} must lie in (0, 1), and needs a score model")
+            self.sampling_t_min = prior.sampling_t_min = sampling_t_min
         self.averaged = tuple(f"prior.{name}" for name in prior.averaged)
         self._phases_of_prior = {
             phase if len(prior.phases) > 1 else "prior": phase for phase in prior.phases
@@ -187,7 +193,8 @@ class LSGM(LatentMethod):
         for i, x0 in enumerate(islice(batches, LOOKED_AT)):
             rng = BatchRng(i, len(x0), device=x0.device)
             latent = own.infer(own.prepare(x0, rng), rng).prior
-            kl = (latent.log_q + standard_cross_entropy(latent.z)).flatten(2).sum(2).sum(0)
+            kl = (latent.log_q + standard_cross_entropy(latent.z)).sum(0)
+            kl = kl.reshape(len(kl), -1).sum(1)
             sums, count = kl if sums is None else sums + kl, count + len(x0)
         if sums is not None:
             _network(self.prior).close(sums / count <= self.drop_inactive)

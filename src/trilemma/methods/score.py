@@ -83,6 +83,8 @@ class ScoreMatching(Method):
         self.weight = UniformWeight() if weight is None else weight
         self.proposal = UniformTimes() if proposal is None else proposal
         self.pairing, self.t_min, self.label_dropout = pairing, t_min, label_dropout
+        # Below its earliest training time a network only guesses.
+        self.sampling_t_min = max(self.sampling_t_min, t_min)
 
     @property
     def num_classes(self) -> int:
@@ -119,10 +121,10 @@ class ScoreMatching(Method):
         and model (Vahdat et al., 2021, theorem 1). With Sigma the kernel's covariance at t_min,
 
         .. math:: -\log p(x_0) \le \int_{t_{min}}^1 E\, e^\top W e\,dt
-                  + \tfrac12 \log\det(2\pi e \Sigma) - H(v_0)
+                  + \tfrac12 \log\det(2\pi e \Sigma) - H(v_{t_{min}})
 
         per dimension, up to the distance between the process at t = 1 and its prior. The entropy
-        of initial velocities is there for processes of several blocks alone.
+        of the velocities is there for processes of several blocks alone.
 
         Args:
             x0: clean data (b, *event).
@@ -169,7 +171,7 @@ class ScoreMatching(Method):
         """The cross entropy, from the error at drawn times."""
         at_start = torch.tensor([self.t_min], dtype=torch.float64)
         entropy = _entropy(self.parametrisation.kernel(self.process, at_start).cov[0])
-        velocities = self.process.initial_cov()[1:, 1:]
+        velocities = self.process.marginal(at_start).cov[0][1:, 1:]
         if len(velocities):
             entropy -= _entropy(velocities)
         return (1 - self.t_min) * seen.weighted(self._weight_at(seen, Likelihood())) + entropy

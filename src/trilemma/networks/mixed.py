@@ -73,8 +73,8 @@ class MixedScore(nn.Module):
 
     @property
     def share(self) -> Tensor:
-        """Share alpha of the network, by channel."""
-        return self.mixing_logit.sigmoid()
+        """Share alpha of the network, by channel; none at all in closed ones."""
+        return self.mixing_logit.sigmoid() * self.is_active
 
     @torch.no_grad()
     def close(self, inactive: Tensor) -> None:
