@@ -122,6 +122,9 @@ class LSGM(LatentMethod):
         self.process, self.default_steps = prior.process, prior.default_steps
         self.default_sampler = prior.default_sampler  # type: ignore[misc]
         self.default_grid = prior.default_grid  # type: ignore[misc]
+        if is_score and prior.default_sampler == "ancestral":
+            # Latents lie close to a Gaussian: their flow is smooth, and few calls suffice.
+            self.default_sampler, self.default_grid = "gddim", "log_snr"  # type: ignore[misc]
         self.sampling_t_min = prior.sampling_t_min
         if sampling_t_min is not None:
             if not 0 < sampling_t_min < 1 or not is_score:
