@@ -225,7 +225,7 @@ def test_version_and_module():
         (["models", "--verbose"], "unrecognized arguments: --verbose"),
         (["sample", "x"], "-o"),
         (["sample", "x", "-o", "a.png", "-n", "many"], "-n"),
-        (["convert", "lsgm", "x", "--config", "cifar10", "-o", "x"], "invalid choice"),
+        (["convert", "nvae", "x", "--config", "cifar10", "-o", "x"], "invalid choice"),
     ],
     ids=str,
 )

@@ -38,6 +38,10 @@ class TrilemmaWarning(UserWarning):
     """Something the user should know, though the result is right."""
 
 
+MANY = 24
+"""Names that an error message lists at most."""
+
+
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """Say which names are allowed, and which of them is meant most likely.
 
@@ -46,9 +50,15 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
         allowed: the valid names.
 
     Returns:
-        A clause such as ``"did you mean 'fir'? Allowed: 'fir', 'mean'"``.
+        A clause such as ``"did you mean 'fir'? Allowed: 'fir', 'mean'"``. Of many names those
+        nearest to the one given are listed, and the others counted.
     """
     options = sorted(allowed)
     close = difflib.get_close_matches(name, options, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"{hint}Allowed: {', '.join(map(repr, options)) or 'none'}"
+    shown, rest = options, 0
+    if len(options) > MANY:
+        shown = sorted(difflib.get_close_matches(name, options, n=MANY // 2, cutoff=0.0))
+        rest = len(options) - len(shown)
+    listed = ", ".join(map(repr, shown)) or "none"
+    return f"{hint}Allowed: {listed}" + (f", and {rest} more" if rest else "")

@@ -315,16 +315,18 @@ def check_losses(case, found, step, rtol):
 def test_a_recorded_training_step(name, double):
     case = Case(name, torch.float64)
     found = case.losses(0)
-    check_losses(case, found, 0, 1e-8)
-    check_gradients(case, 0, 1e-6)
+    starts_at_zero = not case.config["time_eps"]
+    # The reference has log(2 pi) / 2 to ten digits in the groups without a learned prior.
+    check_losses(case, found, 0, 1e-8 if starts_at_zero else 1e-10)
+    check_gradients(case, 0, 1e-6 if starts_at_zero else 1e-12)
     check_update(case)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_recorded_training_step_in_single_precision(name):
     case = Case(name, torch.float32)
-    check_losses(case, case.losses(0), 0, 1e-4)
-    check_gradients(case, 0, 2e-3)
+    check_losses(case, case.losses(0), 0, 2e-5)
+    check_gradients(case, 0, 1e-4)
 
 
 def descend(case, optimizers):

@@ -86,6 +86,7 @@ def _models(options: argparse.Namespace) -> int:
     for name, path in bundled_models().items():
         header = store.read(path, "pipeline").header
         arguments = header["method"]["init_args"]
+        arguments = (arguments.get("prior") or {}).get("init_args", arguments)  # a latent model's
         steps = arguments.get("num_steps", arguments.get("default_steps", ""))
         shape = " x ".join(map(str, header["event_shape"]))
         table.add_row(name, str(steps), shape, str(header["card"].get("summary", "")))
