@@ -157,8 +157,8 @@ def test_the_bound_is_its_three_terms_at_the_drawn_latents(process):
         reconstruction = normal_nats(x, z @ model.weight.mT + model.bias, spread)
     kl = log_q + flow_nats(process, z, 1e-3)
     torch.testing.assert_close(found.reconstruction, reconstruction, rtol=1e-12, atol=0)
-    torch.testing.assert_close(found.kl, kl, rtol=0, atol=2e-5)
-    torch.testing.assert_close(found.nats, reconstruction + kl, rtol=0, atol=2e-5)
+    torch.testing.assert_close(found.kl, kl, rtol=0, atol=5e-5)
+    torch.testing.assert_close(found.nats, reconstruction + kl, rtol=0, atol=5e-5)
     assert found.nfe > 20
     assert (found.num_draws, found.num_dims) == (1, 4)
 

@@ -261,7 +261,7 @@ def negative_log_likelihood(
             rtol=rtol,
             atol=atol,
             method="dopri5",
-            options={"step_t": ends[1:]},
+            options={"step_t": ends[1:], "norm": _root_mean_square},
         )
     except AssertionError as error:
         raise NumericalError(
@@ -290,6 +290,11 @@ def _start(process: LinearSDE, x0: Event, rng: Rng) -> tuple[State, float]:
     u_0[:, 1:] = torch.einsum("kj,bj...->bk...", factor, drawn)
     per_dim = float(torch.logdet(cov)) + len(cov) * (1 + math.log(2 * math.pi))
     return u_0, x0[0].numel() * per_dim / 2
+
+
+def _root_mean_square(parts: tuple[Tensor, ...]) -> Tensor:
+    """One norm of states and log-densities together, so that the few of these do not set steps."""
+    return torch.cat([part.flatten() for part in parts]).square().mean().sqrt()
 
 
 def _trace(flow: Tensor, u: Tensor, directions: Tensor | None) -> Tensor:

@@ -7,7 +7,7 @@ networks from that configuration and never executes code from the file.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -463,7 +463,7 @@ def load(name: str | Path, *, device: torch.device | str = "cpu") -> Pipeline:
     return pipeline.to(device)
 
 
-def start_from(method: Method, name: str | Path) -> list[str]:
+def start_from(method: Method, name: str | Path, only: Sequence[str] = ()) -> list[str]:
     """Take over the networks that another model has trained already, such as a first stage.
 
     Networks go by their names in the method: a latent model takes the autoencoder of a VAE, a
@@ -472,6 +472,7 @@ def start_from(method: Method, name: str | Path) -> list[str]:
     Args:
         method: the method to start; changed in place.
         name: bundled name, path, or Hub id of the other model.
+        only: networks to take over, such as "autoencoder"; all that both have by default.
 
     Returns:
         Names of the parts that were taken over.
@@ -481,6 +482,10 @@ def start_from(method: Method, name: str | Path) -> list[str]:
     """
     tensors = store.read(_locate(str(name)), "pipeline").tensors
     networks = {name for names in method.phases.values() for name in names} | set(method.kept)
+    for part in only:
+        if part not in networks:
+            raise ConfigError(f"no network {part!r} to start; {nearest(part, networks)}")
+    networks = set(only) or networks
     taken = []
     for part in sorted(networks):
         own, given = _weights_of(method.state_dict(), part), _weights_of(tensors, part)

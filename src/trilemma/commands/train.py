@@ -33,7 +33,10 @@ def add(commands: Any) -> None:
     train.add_argument("recipe", help="a bundled recipe (see `trilemma recipes`) or a YAML file")
     train.add_argument("--data", help="folder of images, parquet folder, .npz or Hub name")
     train.add_argument("--out", help="folder of the run (runs/RECIPE)")
-    train.add_argument("--start", help="model or run whose networks to begin with (a first stage)")
+    train.add_argument(
+        "--start",
+        help="model or run whose networks to begin with (a first stage); MODEL:autoencoder for one",
+    )
     train.add_argument("--resume", action="store_true", help="continue from the last checkpoint")
     train.set_defaults(run=_run, takes_overrides=True)
 
@@ -58,8 +61,11 @@ def _run(options: argparse.Namespace) -> int:
     torch.manual_seed(config["trainer"]["seed"])  # initial weights
     method, data, trainer = build_recipe(config)
     if options.start:
-        parts = start_from(method, options.start)
-        console.print(f"starting from {options.start}: {', '.join(parts)}", soft_wrap=True)
+        model, only = options.start, ""
+        if ":" in model and not Path(model).exists():
+            model, _, only = model.rpartition(":")
+        parts = start_from(method, model, only.split(",") if only else ())
+        console.print(f"starting from {model}: {', '.join(parts)}", soft_wrap=True)
     _check_data(method, data)
     out = Path(options.out or Path("runs") / Path(options.recipe).stem)
     is_main = int(os.environ.get("RANK", "0")) == 0
