@@ -16,7 +16,9 @@ import test_ema
 import test_generator_golden
 import test_golden_cld
 import test_golden_gddim
+import test_latent_likelihood
 import test_layers
+import test_lsgm
 import test_optim
 import test_process_laws
 import test_rng
@@ -30,9 +32,10 @@ from oracles import Coupled, Langevin
 
 from trilemma.checkpoints import official_ddgan, store
 from trilemma.denoiser import GeneratorDenoiser, ScoreDenoiser
-from trilemma.methods import DDGAN
+from trilemma.methods import DDGAN, KLSchedule, Reweighted
+from trilemma.methods.score import ScoreMatching
+from trilemma.networks import MixedScore, layers
 from trilemma.networks import discriminator as discriminator_module
-from trilemma.networks import layers
 from trilemma.networks.ncsnpp import NCSNpp, ResidualInput
 from trilemma.parametrisation import VelocityNoise
 from trilemma.processes import CLD, VP, LinearSDE, Transition
@@ -123,6 +126,10 @@ def penalty():
 def step(sampler, process):
     """One step on Gaussian data, by another formula."""
     return lambda: test_sampler_laws.check_step(sampler, process)
+
+
+def rises_late():
+    assert KLSchedule(0.0, 1.0, steps=10, constant_steps=10).coefficient(15) == 0.5
 
 
 def golden_euler():
@@ -569,8 +576,56 @@ MUTANTS = {
     "key map: layers counted from one": (
         official_ddgan,
         "ncsnpp_links",
-        [("enumerate(_in_order(network))", "enumerate(_in_order(network), 1)")],
+        [("enumerate(layers)", "enumerate(layers, 1)")],
         [lambda: test_generator_golden.load("gen_g1_cifar_like")],
+    ),
+    # latent models
+    "cross entropy: share of time dropped": (
+        ScoreMatching,
+        "_nats",
+        [("(1 - self.t_min) * ", "")],
+        [lambda: test_lsgm.test_the_bound_and_its_gradient_are_exact("VP, uniform")],
+    ),
+    "tied times: weights the wrong way round": (
+        ScoreMatching,
+        "tied_losses",
+        [("(wanted / own)", "(own / wanted)")],
+        [lambda: test_lsgm.test_tied_times_train_the_autoencoder_on_the_bound(VP(), Reweighted())],
+    ),
+    "mixed score: shares swapped": (
+        MixedScore,
+        "forward",
+        [("self.share *", "(1 - self.share) *")],
+        [lambda: test_lsgm.test_shares_blend_the_network_with_the_gaussian("position")],
+    ),
+    "mixed score: closed channels seen": (
+        MixedScore,
+        "forward",
+        [("u * mask.to(u)", "u")],
+        [lambda: test_lsgm.test_closed_channels_neither_influence_nor_are_influenced(1)],
+    ),
+    "latent bound: entropy of the posterior counted twice": (
+        test_latent_likelihood,
+        "latent_negative_log_likelihood",
+        [("kl = log_q.double()", "kl = 2 * log_q.double()")],
+        [lambda: test_latent_likelihood.test_more_draws_come_closer_and_stay_above()],
+    ),
+    "latent bound: mean in place of the log of a mean": (
+        test_latent_likelihood,
+        "latent_negative_log_likelihood",
+        [
+            (
+                "math.log(num_draws) - torch.logsumexp(-torch.stack(bounds), dim=0)",
+                "torch.stack(bounds).mean(0)",
+            )
+        ],
+        [lambda: test_latent_likelihood.test_several_draws_are_joined_by_their_weights()],
+    ),
+    "KL schedule: constant part forgotten": (
+        KLSchedule,
+        "coefficient",
+        [("(step - self.constant_steps)", "step")],
+        [rises_late],
     ),
     # random numbers
     "rng: blocks in place of cards": (
