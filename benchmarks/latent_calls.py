@@ -47,7 +47,9 @@ def main():
     parser.add_argument("--latent-steps", type=int, nargs="+", default=[10, 20])
     parser.add_argument("--samplers", nargs="+", default=["gddim"])
     parser.add_argument("--grid", help="time grid of the latent model")
-    parser.add_argument("--pixel-steps", type=int, default=1000, help="0 leaves the pixel model out")
+    parser.add_argument(
+        "--pixel-steps", type=int, default=1000, help="0 leaves the pixel model out"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json")
