@@ -25,7 +25,8 @@ def row(name, samples, seconds, calls, sampler, real, rest, network):
     print(
         f"{name:>12} {sampler:>12} {calls:>5} calls: fd_digits "
         f"{found['fd_digits']['value']:.2f} ± {found['fd_digits']['error'] or 0:.2f} "
-        f"(floor {found['fd_digits']['floor']:.2f}), {1000 * seconds / len(samples):.1f} ms a digit",
+        f"(floor {found['fd_digits']['floor']:.2f}), "
+        f"{1000 * seconds / len(samples):.1f} ms a digit",
         flush=True,
     )
     return {
