@@ -3,8 +3,8 @@
     python benchmarks/latent_speed.py --config mnist --batch 16 --threads 1 --json FILE
 
 The training step is that of the recipe: autoencoder and prior in one pass, penalties, optimisers
-and averages. The function evaluation is one call of the prior's network for the whole batch. Best of
-``--repeats``.
+and averages. The function evaluation is one call of the prior's network for the whole batch.
+Best of ``--repeats``.
 """
 
 import argparse
