@@ -103,9 +103,8 @@ def shrink_latent(config: dict, folder: Path) -> None:
 
 def pretrained(folder: Path) -> str:
     """A tiny autoencoder as diffusers save it: a side of 64 makes 4 x 8 x 8 latents."""
-    import pytest
+    import diffusers
 
-    diffusers = pytest.importorskip("diffusers")
     network = diffusers.AutoencoderKL(
         block_out_channels=(4,) * 4,
         down_block_types=("DownEncoderBlock2D",) * 4,

@@ -3,6 +3,7 @@
 import json
 import math
 
+import diffusers
 import pytest
 import torch
 
@@ -12,8 +13,6 @@ from trilemma.config import load_recipe, override, resolve
 from trilemma.errors import CheckpointError, ConfigError
 from trilemma.pipeline import save_pipeline
 from trilemma.rng import BatchRng
-
-diffusers = pytest.importorskip("diffusers")
 
 
 def kl():

@@ -42,8 +42,7 @@ class ImageLaw:
         if likelihood == "bernoulli" and not binarise:
             raise ConfigError("likelihood='bernoulli' speaks of black and white: set binarise=True")
         self.bits, self.binarise, self.crop = bits, binarise, crop
-        per_level = self.kind.num_parameters(channels)
-        self.num_parameters = per_level if likelihood != "categorical" else channels * 2**bits
+        self.num_parameters = self.kind.num_parameters(channels, bits)
 
     def prepare(self, x0: Event, rng: Rng) -> Event:
         """Images (b, c, h, w) in [-1, 1] at the colour depth, or black and white."""

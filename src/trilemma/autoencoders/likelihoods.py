@@ -89,8 +89,8 @@ class ImageLikelihood(Likelihood):
         self.parameters, self.levels = full_precision(parameters), 2**bits
 
     @classmethod
-    def num_parameters(cls, channels: int) -> int:
-        """Output channels that a decoder of so many image channels needs."""
+    def num_parameters(cls, channels: int, bits: int = 8) -> int:
+        """Output channels that a decoder of so many image channels and bits needs."""
         return 2 * channels
 
     def log_prob(self, x: Event) -> Tensor:
@@ -108,7 +108,7 @@ class Bernoulli(ImageLikelihood):
     is_discrete = True
 
     @classmethod
-    def num_parameters(cls, channels: int) -> int:
+    def num_parameters(cls, channels: int, bits: int = 8) -> int:
         """One logit."""
         return channels
 
@@ -237,7 +237,7 @@ class LogisticMixture(ImageLikelihood):
         self.coefficients = per_channel[:, :, 2].tanh() if kinds == 3 else None
 
     @classmethod
-    def num_parameters(cls, channels: int) -> int:
+    def num_parameters(cls, channels: int, bits: int = 8) -> int:
         """Of grey or colour images."""
         if channels not in (1, 3):
             raise ConfigError(f"logistic_mixture takes 1 or 3 channels, got {channels}")
@@ -295,9 +295,9 @@ class Categorical(ImageLikelihood):
         self.log_weights = self.parameters.unflatten(1, (-1, self.levels)).log_softmax(2)
 
     @classmethod
-    def num_parameters(cls, channels: int) -> int:
-        """256 logits per channel."""
-        return 256 * channels
+    def num_parameters(cls, channels: int, bits: int = 8) -> int:
+        """One logit per level."""
+        return channels * 2**bits
 
     def log_probs(self, x: Event) -> Tensor:
         """Log-probability of the level of x."""
