@@ -26,7 +26,13 @@ from trilemma.checkpoints.official_ddgan import (
 )
 from trilemma.errors import ConfigError
 from trilemma.methods import DDGAN
-from trilemma.networks import Discriminator, NCSNpp, PointDiscriminator, PointGenerator
+from trilemma.networks import (
+    Discriminator,
+    NCSNpp,
+    PointDiscriminator,
+    PointGenerator,
+    StridedDiscriminator,
+)
 from trilemma.processes import VP, uniform_grid
 from trilemma.rng import BatchRng
 from trilemma.training import EMA, Adam
@@ -444,6 +450,17 @@ def test_networks_that_disagree_about_classes_are_refused():
     discriminator = Discriminator(1, channels=4, widths=(1,), downs=(False,), embed_dim=8)
     with pytest.raises(ConfigError, match="classes"):
         DDGAN(generator, discriminator)
+
+
+@pytest.mark.parametrize("kind", ["whole", "strided"])
+def test_networks_that_disagree_about_channels_are_refused(kind):
+    generator = NCSNpp(8, 3, channels=4, channel_mult=(1,), code_dim=2)
+    one_channel = {
+        "whole": lambda: Discriminator(1, channels=4, widths=(1,), downs=(False,), embed_dim=8),
+        "strided": lambda: StridedDiscriminator(8, 1, channels=4),
+    }
+    with pytest.raises(ConfigError, match="draws 3 channels, the discriminator reads 1"):
+        DDGAN(generator, one_channel[kind]())
 
 
 def test_a_method_for_sampling_refuses_to_train():

@@ -79,6 +79,13 @@ class DDGAN(Method):
                 f"generator and discriminator disagree about num_classes: {generator.num_classes} "
                 f"and {discriminator.num_classes}"
             )
+        seen = getattr(discriminator, "image_channels", None)
+        drawn = getattr(generator, "event_shape", (seen,))[0]
+        if seen is not None and seen != drawn:
+            raise ConfigError(
+                f"the generator draws {drawn} channels, the discriminator reads {seen}: set its "
+                "image_channels"
+            )
         self.phases = {"discriminator": ("discriminator",), "generator": ("generator",)}
         self.generator, self.discriminator = generator, discriminator
         self.process, self.default_steps = process, num_steps

@@ -134,7 +134,8 @@ class Discriminator(nn.Module):
         super().__init__()
         if len(widths) != len(downs):
             raise ConfigError(f"widths={list(widths)} and downs={list(downs)} differ in length")
-        self.num_classes, self.patch_size, self.mean_pool = num_classes, patch_size, mean_pool
+        self.num_classes, self.image_channels = num_classes, image_channels
+        self.patch_size, self.mean_pool = patch_size, mean_pool
         self.embed = SinusoidalEmbedding(embed_dim)
         self.time1 = linear(embed_dim, embed_dim, fan="out")
         self.time2 = linear(embed_dim, embed_dim, fan="out")
@@ -237,7 +238,7 @@ class StridedDiscriminator(nn.Module):
             raise ConfigError(
                 f"image_size={image_size} cannot be halved num_layers={num_layers} times"
             )
-        self.num_classes = num_classes
+        self.num_classes, self.image_channels = num_classes, image_channels
         self.embed = SinusoidalEmbedding(embed_dim)
         self.time = nn.Linear(embed_dim, embed_dim)
         self.label = LabelEmbedding(num_classes, embed_dim) if num_classes else None
