@@ -1,4 +1,4 @@
-# make demo   draw digits with the bundled model in 4 network calls, and judge them
+# make demo   compare the bundled models of digits: quality, coverage, speed
 # make test   run the tests
 # make check  formatting, lint, types, and the wheel
 # Variables: PYTHON (interpreter), TORCH (pip requirement, default torch==2.13.0), VENV (.venv)

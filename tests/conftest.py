@@ -1,7 +1,8 @@
-"""Shape checking, one thread, the CPU and no network for the whole suite."""
+"""Shape checking, one thread, the CPU, no network and no cache at home for the whole suite."""
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("ACCELERATE_USE_CPU", "true")
@@ -23,6 +24,8 @@ from hypothesis import settings  # noqa: E402
 for folder in ("laws", "processes", "networks", "methods", "samplers", "training", "checkpoints"):
     sys.path.append(str(Path(__file__).parent / folder))
 
+CACHE = tempfile.TemporaryDirectory(prefix="trilemma-tests-")  # removed when the process ends
+os.environ["TRILEMMA_CACHE"] = CACHE.name
 torch.set_num_threads(1)
 settings.register_profile("suite", deadline=None, derandomize=True)
 settings.load_profile("suite")

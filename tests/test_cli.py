@@ -390,12 +390,14 @@ def test_an_interrupt_is_one_line(monkeypatch, capsys):
 # ---------------------------------------------------------------- demo
 
 
-def test_demo_draws_and_judges_digits(tmp_path, capsys):
-    assert main(["demo", "-o", str(tmp_path / "digits.png")]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "ddgan-mnist: 512 digits, 4 network calls each"
-    drawn, real = re.search(r"fd_digits (\S+) to .* digits score (\S+)$", lines[2]).groups()
-    assert 0 < float(real) < float(drawn) < 60  # untrained networks are beyond 80
-    assert "10 of 10" in lines[3]
-    with Image.open(tmp_path / "digits.png") as picture:
-        assert picture.width == picture.height > 500
+def test_demo_compares_the_bundled_models(tmp_path, capsys):
+    out = tmp_path / "demo"
+    assert main(["demo", "ddgan-mnist", "gan-mnist", "-n", "64", "-o", str(out)]) == 0
+    text = capsys.readouterr().out
+    rows = {line.split()[0]: line.split() for line in text.splitlines() if "-mnist" in line}
+    assert rows["ddgan-mnist"][1:3] == ["ancestral-4", "4"]
+    assert rows["gan-mnist"][1:3] == ["ancestral-1", "1"]
+    for row in rows.values():
+        assert 0 < float(row[4]) < 60  # distance; untrained networks are beyond 80
+    assert f"the page: {out / 'report.html'}" in text.replace("\n", "")
+    assert (out / "report.html").stat().st_size > 20_000

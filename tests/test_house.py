@@ -28,6 +28,7 @@ STAGES = [
     ("config",),
     ("pipeline",),
     ("evaluation", "checkpoints.convert"),
+    ("report",),
     ("commands",),
     ("cli",),
 ]

@@ -12,5 +12,5 @@ PYTHONPATH="$work/site" "$venv/bin/python" -c '
 import pathlib, sys, trilemma
 assert pathlib.Path(trilemma.__file__).is_relative_to(pathlib.Path(sys.argv[1]).resolve()), trilemma.__file__
 ' "$work/site"
-PYTHONPATH="$work/site" "$venv/bin/python" -m trilemma demo
+PYTHONPATH="$work/site" "$venv/bin/python" -m trilemma demo ddgan-mnist -n 64
 echo "wheel: $(ls "$work"/trilemma-*.whl | xargs -n 1 basename), $(du -k "$work"/trilemma-*.whl | cut -f 1) kB"

@@ -10,7 +10,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from trilemma.commands import about, convert, interpolate, judge, sample, train
+from trilemma.commands import about, convert, features, interpolate, judge, report, sample, train
 from trilemma.errors import TrilemmaError
 
 __all__ = ["main"]
@@ -22,6 +22,8 @@ EPILOG = """examples:
   trilemma sample cld-mnist -n 64 --sampler sscs --steps 50 --grid quadratic -o digits.png
   trilemma interpolate ddgan-mnist -o digits.gif
   trilemma evaluate runs/digits --data path/to/mnist -n 10000
+  trilemma features --data path/to/images -o mine.safetensors
+  trilemma report runs/digits ddpm-mnist lsgm-mnist --data path/to/mnist -o report
 """
 
 
@@ -60,6 +62,8 @@ def _parser() -> argparse.ArgumentParser:
     sample.add(commands)
     interpolate.add(commands)
     judge.add(commands)
+    report.add(commands)
+    features.add(commands)
     convert.add(commands)
     about.add(commands)
     return parser

@@ -2,7 +2,8 @@
 
 Images are compared in the features of a named extractor; stacked digits also by the modes that
 they show; points of a mixture by the share near a mode and the modes covered. Every figure says
-how many samples entered, of which split, and what real data score at the same size.
+how many samples entered, of which split, what real data score at the same size, and within which
+interval it would lie if the samples were drawn again.
 """
 
 from __future__ import annotations
@@ -12,12 +13,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from trilemma.data import Data, HubImages, StackedDigits, Table, Toy, data_from_argument
+from trilemma.data import (
+    BundledDigits,
+    Data,
+    HubImages,
+    StackedDigits,
+    Table,
+    Toy,
+    data_from_argument,
+)
 from trilemma.errors import ConfigError, DataError
 from trilemma.images import to_uint8
 from trilemma.likelihood import (
@@ -30,21 +40,34 @@ from trilemma.likelihood import (
 from trilemma.methods import LSGM, VAE
 from trilemma.methods.vae import LatentMethod
 from trilemma.metrics import (
+    DigitFeatures,
+    FeatureExtractor,
+    GaussianStats,
     Record,
     classify,
+    divergence_interval,
     evaluate,
     evaluate_table,
     extractor_for,
     extractor_named,
     grid_modes,
+    mnist_reference,
     mode_statistics,
     stacked_distribution,
     stacked_numbers,
+    wilson,
 )
 from trilemma.pipeline import Pipeline
 from trilemma.rng import SampleRng
 
-__all__ = ["LikelihoodResult", "evaluate_samples", "likelihood", "read_npz", "reference_data"]
+__all__ = [
+    "LikelihoodResult",
+    "class_counts",
+    "evaluate_samples",
+    "likelihood",
+    "read_npz",
+    "reference_data",
+]
 
 
 def read_npz(path: Path | str) -> Tensor:
@@ -56,7 +79,7 @@ def read_npz(path: Path | str) -> Tensor:
     try:
         with np.load(path, allow_pickle=False) as archive:
             array = archive["arr_0"]
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise DataError(f"cannot read images from {path}: {error}") from error
     if array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] not in (1, 3):
         raise DataError(
@@ -106,10 +129,14 @@ def evaluate_samples(
     split: str,
     seed: int = 0,
     extractor: str | None = None,
+    cached: bool = True,
     progress: Callable[[int], None] | None = None,
     **walk: Any,
 ) -> list[Record]:
     """Measure samples against real data.
+
+    Data that know the statistics of more images than they hold (``reference_stats``) lend them to
+    the Frechet distance; for the bundled digits those are of the 60,000 training digits.
 
     Args:
         samples: a model to draw from, or images uint8 (n, c, h, w).
@@ -118,6 +145,7 @@ def evaluate_samples(
         split: name of the real split, for the record.
         seed: of the samples and of random subsets.
         extractor: name of a feature extractor; by default what suits the images.
+        cached: whether the features of real images are kept on disk and reused.
         progress: called with the number of samples after each batch.
         walk: further arguments of ``Pipeline.sample``: sampler, num_steps, batch_size, ...
 
@@ -150,7 +178,8 @@ def evaluate_samples(
         return evaluate_table(drawn, train, test, data.categories, **about)
     order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
     real = data.images_uint8(order[:num])
-    rest = data.images_uint8(order[num : 2 * num]) if total >= num + 24 else None
+    left = total - num  # too few of them would show the floor of a smaller set
+    rest = data.images_uint8(order[num : 2 * num]) if left >= max(24, num // 2) else None
     network = extractor_named(extractor) if extractor else None
     if isinstance(data, StackedDigits):
         records = _stacked_records(drawn, split)
@@ -159,7 +188,43 @@ def evaluate_samples(
     else:
         records = []
     network = network or extractor_for(drawn)
-    return records + evaluate(drawn, real, network, split=split, seed=seed, floor_real=rest)
+    shared: dict[str, Any] = {"split": split, "seed": seed, "floor_real": rest, "cached": cached}
+    shared["reference"] = _lent(data, network)
+    return records + evaluate(drawn, real, network, **shared)
+
+
+def _lent(data: Data, network: FeatureExtractor) -> GaussianStats | None:
+    """Statistics of more images than the data hold, where they are known in these features."""
+    if isinstance(data, BundledDigits):
+        return mnist_reference().train if isinstance(network, DigitFeatures) else None
+    known = getattr(data, "reference_stats", None)
+    return None if known is None else known(network)
+
+
+def class_counts(
+    images: Tensor, extractor: FeatureExtractor | str, *, batch_size: int = 64
+) -> Tensor | None:
+    """Count how many images show each class, by the most probable one.
+
+    The names of the classes are the extractor's ``class_names``, where they are known.
+
+    Args:
+        images: uint8 (n, c, h, w).
+        extractor: features of a classifier, or their name.
+        batch_size: images per forward pass.
+
+    Returns:
+        Counts (k), int64; None where the features are not those of a classifier.
+
+    Raises:
+        ConfigError: if there is no such extractor.
+        DataError: if it cannot read the images.
+    """
+    network = extractor_named(extractor) if isinstance(extractor, str) else extractor
+    probabilities = network.probabilities(images, batch_size=batch_size)
+    if probabilities is None:
+        return None
+    return torch.bincount(probabilities.argmax(1), minlength=probabilities.shape[1])
 
 
 @dataclass(frozen=True)
@@ -342,8 +407,10 @@ def _joined(parts: list[LikelihoodResult]) -> LikelihoodResult:
 
 def _stacked_records(images: Tensor, split: str) -> list[Record]:
     """Modes of 1000 and KL of stacked digits, uint8 (n, 3, h, w)."""
-    numbers = stacked_numbers(classify(images))
-    found = mode_statistics(numbers, 1000, stacked_distribution())
+    numbers, law = stacked_numbers(classify(images)), stacked_distribution()
+    found = mode_statistics(numbers, 1000, law)
+    counts = torch.bincount(numbers, minlength=1000)
+    interval = divergence_interval(counts, law, found.mode_kl)
     shared: dict[str, Any] = {
         "num_fake": found.num_samples,
         "num_real": 60_000,
@@ -360,7 +427,15 @@ def _stacked_records(images: Tensor, split: str) -> list[Record]:
         **shared,
     )
     divergence = Record(
-        name="mode_kl", value=found.mode_kl, lower_is_better=True, floor=found.floor, **shared
+        name="mode_kl",
+        value=found.mode_kl,
+        lower_is_better=True,
+        error=interval.error,
+        low=interval.low,
+        high=interval.high,
+        floor=found.floor,
+        note=f"error: bootstrap; {interval.note}",
+        **shared,
     )
     return [modes, divergence]
 
@@ -377,9 +452,16 @@ def _toy_records(points: Tensor, data: Toy, split: str) -> list[Record]:
         "preprocessing": "within 3 standard deviations of the nearest mode",
         "lower_is_better": False,
     }
+    low, high = wilson(found.high_quality, found.num_samples)
     return [
         Record(
-            name="high_quality", value=found.high_quality, floor=found.expected_quality, **shared
+            name="high_quality",
+            value=found.high_quality,
+            low=low,
+            high=high,
+            floor=found.expected_quality,
+            note="95 % interval: Wilson",
+            **shared,
         ),
         Record(name="num_modes", value=found.num_hit, floor=found.num_modes, **shared),
     ]

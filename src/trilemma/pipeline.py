@@ -27,7 +27,7 @@ from trilemma.samplers import Sampler
 from trilemma.samplers.base import Final
 from trilemma.sampling import Start, Walk, labels_for, sample_indices
 
-__all__ = ["Pipeline", "bundled_models", "load", "save_pipeline", "start_from"]
+__all__ = ["Pipeline", "bundled_models", "load", "locate", "save_pipeline", "start_from"]
 
 
 class Pipeline:
@@ -437,7 +437,7 @@ def load(name: str | Path, *, device: torch.device | str = "cpu") -> Pipeline:
     Raises:
         CheckpointError: if there is no such model, or its file is truncated, altered or foreign.
     """
-    stored = store.read(_locate(str(name)), "pipeline")
+    stored = store.read(locate(str(name)), "pipeline")
     header = stored.header
     absent = {"method", "event_shape", "class_names", "card"} - set(header)
     if absent:
@@ -480,7 +480,7 @@ def start_from(method: Method, name: str | Path, only: Sequence[str] = ()) -> li
     Raises:
         CheckpointError: if the two have no network in common, or one that differs.
     """
-    tensors = store.read(_locate(str(name)), "pipeline").tensors
+    tensors = store.read(locate(str(name)), "pipeline").tensors
     networks = {name for names in method.phases.values() for name in names} | set(method.kept)
     for part in only:
         if part not in networks:
@@ -516,7 +516,12 @@ def _weights_of(state: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
     }
 
 
-def _locate(name: str) -> Path:
+def locate(name: str) -> Path:
+    """Find the file of a model by bundled name, path, run folder or Hub id.
+
+    Raises:
+        CheckpointError: if there is no such model; a path may still turn out not to be one.
+    """
     path = Path(name)
     if path.is_dir() and (path / "model.safetensors").exists():
         return path / "model.safetensors"

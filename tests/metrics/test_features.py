@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import math
 import sys
 import types
 from pathlib import Path
@@ -258,6 +259,7 @@ class FeatureExtractorInceptionV3(torch.nn.Module):
     def __init__(self, name, features_list, feature_extractor_weights_path=None):
         super().__init__()
         self.scale = torch.load(feature_extractor_weights_path, weights_only=True)["scale"]
+        self.fc = torch.nn.Linear(2048, 1008)
         assert features_list == ["2048"]
     def forward(self, x):
         assert x.dtype == torch.uint8 and x.shape[1] == 3
@@ -294,6 +296,14 @@ def test_inception_through_torch_fidelity(fidelity, tmp_path, monkeypatch):
     values = extractor(torch.full((3, 1, 8, 8), 5, dtype=torch.uint8), batch_size=2)
     assert torch.equal(values, torch.full((3, 2048), 10.0))
     assert metric_key(extractor) == "fid"
+    with torch.no_grad():  # one output is preferred by 0.0001 x 2048 x 10; the bias is left out
+        extractor.network.fc.weight.zero_()[7] = 0.0001
+        extractor.network.fc.bias.fill_(0.0)[9] = 100.0
+    found = extractor.probabilities(torch.full((3, 1, 8, 8), 5, dtype=torch.uint8))
+    odds = math.exp(0.0001 * 2048 * 10)
+    assert found.shape == (3, 1008)
+    assert float(found[0, 7]) == pytest.approx(odds / (odds + 1007), rel=1e-4)
+    assert float(found[0, 9]) == pytest.approx(1 / (odds + 1007), rel=1e-4)
     assert not any(k.startswith("torch_fidelity") for k in sys.modules)  # no half-made package
 
 

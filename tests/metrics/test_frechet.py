@@ -11,6 +11,7 @@ from scipy.linalg import sqrtm
 
 from trilemma.errors import DataError, NumericalError
 from trilemma.metrics import GaussianStats, frechet_distance, frechet_error, gaussian_stats
+from trilemma.metrics.frechet import influence, roots_trace, symmetric_root
 
 
 def gaussian(mean, cov):
@@ -128,6 +129,39 @@ def test_standard_error_is_that_of_the_jackknife(shift):
     x, y = draw(400, 3) @ draw(3, 3, 1), draw(400, 3, 2) @ draw(3, 3, 3) + shift
     expected = math.hypot(jackknife(x, y), jackknife(y, x))
     assert frechet_error(x, y) == pytest.approx(expected, rel=0.02)
+
+
+def test_influence_is_the_derivative_by_a_samples_weight():
+    x, y = draw(400, 3) @ draw(3, 3, 1), gaussian_stats(draw(60, 3, 2) + 0.4)
+
+    def distance(weights):
+        share = weights / weights.sum()
+        mean = share @ x
+        cov = (x - mean).mT @ ((x - mean) * share[:, None])
+        return frechet_distance(GaussianStats(mean, cov * 400 / 399, 400), y)
+
+    slopes = []
+    for i in range(8):
+        step = torch.zeros(400, dtype=torch.float64)
+        step[i] = 1e-3
+        slopes.append((distance(1 + step) - distance(1 - step)) / 2e-3 * 400)
+    found = np.array(slopes)
+    moves = influence(x, y)[:8].numpy()
+    np.testing.assert_allclose(found - found.mean(), moves - moves.mean(), rtol=0.01)
+
+
+def test_a_given_reference_adds_no_error():
+    x, y = draw(300, 3), draw(300, 3, 1) * 1.5
+    one, other = frechet_error(x, gaussian_stats(y)), frechet_error(y, gaussian_stats(x))
+    assert frechet_error(x, y) == pytest.approx(math.hypot(one, other), rel=1e-12)
+
+
+def test_many_pairs_at_once():
+    a, b = (torch.stack([torch.cov(draw(20, 5, s + k).mT) for s in range(3)]) for k in (0, 7))
+    roots = symmetric_root(a)
+    torch.testing.assert_close(roots @ roots, a, rtol=1e-10, atol=1e-12)
+    truth = [np.trace(np.real(sqrtm((p @ q).numpy()))) for p, q in zip(a, b, strict=True)]
+    np.testing.assert_allclose(roots_trace(roots, b), truth, rtol=1e-8)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

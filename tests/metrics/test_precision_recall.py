@@ -121,6 +121,41 @@ def test_copies_lie_at_distance_exactly_zero():
     torch.testing.assert_close(_distances(x, near).diagonal(), truth, rtol=1e-4, atol=0.0)
 
 
+def parts_by_leaving_out(real, fake, k_pr=3, k_dc=5):
+    """What each sample adds, from the definition: the scores with and without it, balls fixed."""
+    x, y = real.numpy(), fake.numpy()
+    gap = lambda a, b: np.sqrt(((a[:, None] - b[None]) ** 2).sum(-1))  # noqa: E731
+    radius = lambda z, k: np.sort(gap(z, z), axis=1)[:, k]  # noqa: E731
+    narrow = gap(y, x) <= radius(x, k_pr)  # fakes by reals
+    wide = gap(y, x) <= radius(x, k_dc)
+    back = gap(y, x) <= radius(y, k_pr)[:, None]
+    n, m = len(x), len(y)
+
+    def lost(inside, axis):
+        """Rows that are true no more without one column, or columns without one row."""
+        whole = inside.any(axis)
+        size = inside.shape[axis]
+        return np.array(
+            [(whole & ~np.delete(inside, j, axis).any(axis)).sum() for j in range(size)]
+        )
+
+    return {
+        "precision": (narrow.any(1) / m, lost(narrow, 1) / m),
+        "recall": (lost(back, 0) / n, back.any(0) / n),
+        "density": (wide.sum(1) / (k_dc * m), wide.sum(0) / (k_dc * m)),
+        "coverage": (lost(wide, 0) / n, wide.any(0) / n),
+    }
+
+
+@pytest.mark.parametrize("block", [7, 1024])
+def test_parts_are_what_a_score_loses_without_a_sample(block):
+    real, fake = draw(60, 4), draw(50, 4, 1) * 1.2 + 0.5
+    found = manifold_scores(real, fake, block=block).parts
+    for name, (of_fakes, of_reals) in parts_by_leaving_out(real, fake).items():
+        np.testing.assert_allclose(found[name][0], of_fakes, atol=1e-12, err_msg=name)
+        np.testing.assert_allclose(found[name][1], of_reals, atol=1e-12, err_msg=name)
+
+
 def test_errors():
     with pytest.raises(ConfigError, match="k_precision = 0"):
         manifold_scores(draw(20), draw(20), k_precision=0)

@@ -108,6 +108,58 @@ def test_digits_end_to_end():
     assert good["fd_digits"].weights_sha256 == DigitFeatures().weights_sha256
 
 
+def test_a_large_reference_serves_the_frechet_distance_alone():
+    fake, real, many = draw(50) + 1, draw(80, seed=1), draw(4000, seed=2)
+    plain, given = report(fake, real), report(fake, real, reference=gaussian_stats(many))
+    distance = given.pop("fd_identity")
+    truth = frechet_distance(gaussian_stats(fake), gaussian_stats(many))
+    assert distance.value == pytest.approx(truth)
+    assert (distance.num_fake, distance.num_real) == (50, 4000)
+    assert "given statistics of 4000 real images" in distance.note
+    assert distance.low < distance.value < distance.high
+    # the floor: as many reals as fakes against the same reference
+    assert (distance.floor_num_fake, distance.floor_num_real) == (50, 4000)
+    assert distance.floor < 0.5 * plain["fd_identity"].floor
+    assert all(given[name] == plain[name] for name in given)
+    with pytest.raises(DataError, match="3 features"):
+        report(fake, real, reference=gaussian_stats(draw(50, 3)))
+
+
+def test_the_floor_of_a_reference_takes_all_real_images():
+    real, extra = draw(80, seed=1), draw(60, seed=2)
+    reference = gaussian_stats(draw(4000, seed=3))
+    shared = {"reference": reference, "floor_real": extra}
+    few, many = (report(draw(n), real, **shared)["fd_identity"] for n in (30, 400))
+    assert (few.floor_num_fake, many.floor_num_fake) == (30, 140)
+    whole = frechet_distance(gaussian_stats(torch.cat([real, extra])), reference)
+    assert many.floor == pytest.approx(whole)
+
+
+def test_a_dropped_class_lowers_recall_and_coverage_but_not_precision():
+    reference = mnist_reference()
+    real, fair = reference.images[::2], reference.images[1::2]
+    kept = (reference.labels[1::2] != 0) & (reference.labels[1::2] != 1)
+    collapsed = fair[kept]
+    whole, part = (
+        by_name(evaluate(fake, real, DigitFeatures(), split="test", floor_real=real))
+        for fake in (fair[: len(collapsed)], collapsed)
+    )
+    for name in ("recall", "coverage"):
+        assert part[name].value < whole[name].value - 0.08, name
+    assert part["precision"].value > whole["precision"].value - 0.05
+    assert part["is_digits"].value < whole["is_digits"].value - 1
+    assert part["fd_digits"].value > whole["fd_digits"].value
+
+
+def test_older_records_without_an_interval_are_read():
+    record = report(draw(30), draw(40, seed=1))["recall"]
+    fields = record.to_dict()
+    del fields["low"], fields["high"]
+    older = Record.from_dict(fields)
+    assert (older.low, older.high) == (None, None)
+    assert older.value == record.value
+
+
 def test_json_round_trip():
     records = evaluate_features(draw(30), draw(40, seed=1), IdentityFeatures(), split="val")
     text = to_json(records)

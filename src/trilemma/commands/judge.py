@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from trilemma.commands.common import (
@@ -113,14 +114,18 @@ def _record_table(records: list[Record]) -> Table:
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     table.add_column("better")
     for record in records:
-        error = f" ± {record.error:.2g}" if record.error else ""
+        if record.low is None or record.high is None:
+            spread = f" ± {record.error:.2g}" if record.error else ""
+        else:
+            spread = f" [{record.low:.3g}, {record.high:.3g}]"
         floor = "" if record.floor is None else f"{record.floor:.4g}"
         better = "lower" if record.lower_is_better else "higher"
-        table.add_row(record.name, f"{record.value:.4g}{error}", floor, better)
+        value = escape(f"{record.value:.4g}{spread}")  # brackets are markup to the console
+        table.add_row(record.name, value, floor, better)
     first = records[0]
     table.caption = (
         f"{first.num_fake} samples against {first.num_real} real ({first.split}), features "
-        f"{first.extractor}: {first.preprocessing}"
+        f"{first.extractor}: {first.preprocessing}; in brackets 95 % intervals"
     )
     return table
 

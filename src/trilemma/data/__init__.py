@@ -2,6 +2,7 @@
 
 from trilemma.data.argument import data_from_argument
 from trilemma.data.base import Batch, Data, Stream
+from trilemma.data.bundled import BundledDigits
 from trilemma.data.hub import HubImages
 from trilemma.data.loader import Batches
 from trilemma.data.stacked import StackedDigits
@@ -11,6 +12,7 @@ from trilemma.data.toy import Toy
 __all__ = [
     "Batch",
     "Batches",
+    "BundledDigits",
     "Data",
     "HubImages",
     "StackedDigits",

@@ -4,6 +4,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from trilemma.data.base import Data
+from trilemma.data.bundled import DIGITS, BundledDigits
 from trilemma.data.hub import HubImages
 from trilemma.data.stacked import StackedDigits
 from trilemma.data.table import BUNDLED, Table
@@ -19,9 +20,10 @@ def data_from_argument(text: str) -> Data:
     """Name data in one word; nothing is opened.
 
     Args:
-        text: a toy density such as ``grid25`` or ``swiss-roll``; ``stacked:PATH`` for stacked
-            digits from PATH; a table such as ``wine``, or a CSV file; else a folder, a file, or a
-            name on the Hub. ``./rings`` means a folder even where ``rings`` is a density.
+        text: a toy density such as ``grid25`` or ``swiss-roll``; ``digits`` for those that ship
+            with the package; ``stacked:PATH`` for stacked digits from PATH; a table such as
+            ``wine``, or a CSV file; else a folder, a file, or a name on the Hub. ``./rings`` means
+            a folder even where ``rings`` is a density.
 
     Returns:
         The data with default settings.
@@ -32,6 +34,8 @@ def data_from_argument(text: str) -> Data:
     """
     if text.replace("-", "_") in TOYS:
         return Toy(text)
+    if text == DIGITS:
+        return BundledDigits()
     if text.startswith(STACKED):
         path = text.removeprefix(STACKED)
         if not path:
@@ -39,7 +43,7 @@ def data_from_argument(text: str) -> Data:
         return StackedDigits(path)
     if text in BUNDLED or text.lower().endswith(".csv"):
         return Table(text)
-    names = [*TOYS, *BUNDLED]
+    names = [*TOYS, *BUNDLED, DIGITS]
     close = get_close_matches(text.replace("-", "_"), names, cutoff=0.8)
     if close and "/" not in text and not Path(text).exists():
         raise ConfigError(f"there are no data {text!r}; {nearest(text, names)}, or a path")

@@ -3,7 +3,8 @@
 Scores of generative models depend on the number of samples, the reference split, the network
 behind the features and the resize filter; two numbers that differ in any of these cannot be
 compared. A ``Record`` keeps them together, beside the *floor*: the same metric on two sets of real
-images of the same size, which is what a perfect sampler would score.
+images of the same size, which is what a perfect sampler would score; and beside an interval of
+95 %, how far the score would move if the samples were drawn again (``metrics.bootstrap``).
 """
 
 import dataclasses
@@ -34,6 +35,8 @@ class Record:
         weights_sha256: of its weights; empty if it has none.
         preprocessing: identifier of the steps before it.
         error: uncertainty of the value, what it is stands in ``note``; None if not known.
+        low: lower end of the 95 % interval, of the kind that ``note`` says; None if not known.
+        high: its upper end.
         floor: the metric of real against real images; None if it was not measured.
         floor_num_fake: real samples that played the fake ones for the floor.
         floor_num_real: real samples on the other side of the floor.
@@ -51,6 +54,8 @@ class Record:
     weights_sha256: str
     preprocessing: str
     error: float | None = None
+    low: float | None = None
+    high: float | None = None
     floor: float | None = None
     floor_num_fake: int | None = None
     floor_num_real: int | None = None
@@ -74,7 +79,8 @@ class Record:
             fields: field name to value.
 
         Returns:
-            The record; a value of None becomes NaN.
+            The record; a value of None becomes NaN. Fields that came later, such as ``low`` and
+            ``high``, may be missing.
 
         Raises:
             DataError: a field is unknown or missing.

@@ -3,7 +3,9 @@ r"""Feature extractors: what a distance between image sets is measured on.
 A score is only comparable with another if both used the same network, weights and preprocessing.
 Each extractor therefore carries its name, the SHA-256 of its weights and an identifier of every
 step between the bytes of an image and the network. The word FID is kept for the Inception graph of
-2015; a Frechet distance on other features is called ``fd_<name>`` (``metric_key``).
+2015; a Frechet distance on other features is called ``fd_<name>`` (``metric_key``). Where the
+network is a classifier, its classes are a function of the features, and ``probabilities_of`` needs
+no second pass over the images.
 
 ============  =====  =====================================================================
 name          dim    network and weights
@@ -69,12 +71,15 @@ class FeatureExtractor(abc.ABC):
         weights_sha256: of the weight file; empty for an extractor without weights.
         preprocessing: identifier of all steps between bytes and network.
         dim: number of features; 0 where it is the number of input values.
+        class_names: of the classes that ``probabilities`` tells apart; empty if the network is no
+            classifier, or their names are not known here.
     """
 
     name: str
     weights_sha256: str
     preprocessing: str
     dim: int
+    class_names: tuple[str, ...] = ()
 
     def __call__(self, images: Tensor, *, batch_size: int = 64) -> Float32[Tensor, "n d"]:
         """Return the features of each image; they do not depend on the batch.
@@ -96,6 +101,33 @@ class FeatureExtractor(abc.ABC):
         with torch.inference_mode():
             parts = [self.extract(part).float().cpu() for part in images.split(batch_size)]
         return torch.cat(parts).clone()
+
+    def probabilities(self, images: Tensor, *, batch_size: int = 64) -> Float[Tensor, "n k"] | None:
+        """Return the probability of each class, if the network is a classifier.
+
+        Args:
+            images: uint8, (n, c, h, w), n > 0.
+            batch_size: images per forward pass.
+
+        Returns:
+            Probabilities on the CPU, (n, k), rows sum to 1; None without a classifier.
+
+        Raises:
+            ConfigError: ``batch_size`` is below 1.
+            DataError: the images have a type, shape or colour that the extractor cannot read.
+        """
+        return self.probabilities_of(self(images, batch_size=batch_size))
+
+    def probabilities_of(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n k"] | None:
+        """Return the probability of each class, from features that are there already.
+
+        Args:
+            features: what a call returned, (n, d).
+
+        Returns:
+            Probabilities on the CPU, float64, (n, k), rows sum to 1; None without a classifier.
+        """
+        return None
 
     def check(self, images: Tensor) -> None:
         """Refuse images that the extractor cannot read.
@@ -159,6 +191,7 @@ class DigitFeatures(FeatureExtractor):
 
     name = "digits"
     preprocessing = "grey, central 28x28, divided by 255, mean 0.1307, std 0.3081"
+    class_names = tuple("0123456789")
 
     def __init__(self) -> None:
         self.network, self.weights_sha256 = digit_net()
@@ -192,6 +225,18 @@ class DigitFeatures(FeatureExtractor):
             Features, (n, 64).
         """
         return self.network.features(crop_digits(images).cpu().float() / 255)
+
+    def probabilities_of(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
+        """Return the probabilities of the ten digits.
+
+        Args:
+            features: (n, 64).
+
+        Returns:
+            Probabilities, float64, (n, 10).
+        """
+        hidden = features.float() * self.network.spread + self.network.center
+        return self.network.head(hidden.relu()).double().softmax(1)
 
 
 class EfficientNetLite0Features(FeatureExtractor):
@@ -259,6 +304,17 @@ class EfficientNetLite0Features(FeatureExtractor):
             x = F.interpolate(x, (self.side, self.side), mode="bicubic", antialias=True)
         return self.network.features((x.clamp(0, 255) - 127) / 128)
 
+    def probabilities_of(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
+        """Return the probabilities of the 1000 ImageNet classes.
+
+        Args:
+            features: (n, 1280).
+
+        Returns:
+            Probabilities, float64, (n, 1000).
+        """
+        return _softmax(self.network._fc, features)
+
 
 class InceptionFeatures(FeatureExtractor):
     """Use the 2048 pool features of the 2015 Inception graph: the features of the FID.
@@ -320,6 +376,19 @@ class InceptionFeatures(FeatureExtractor):
         """
         return self.network(images.to(self.device).expand(-1, 3, -1, -1))[0]
 
+    def probabilities_of(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
+        """Return the probabilities of the 1008 outputs, without the bias: those of published IS.
+
+        Args:
+            features: (n, 2048).
+
+        Returns:
+            Probabilities, float64, (n, 1008).
+
+        Source: Salimans et al., 2016; torch-fidelity's ``logits_unbiased``.
+        """
+        return _softmax(self.network.fc, features, with_bias=False)
+
 
 EXTRACTORS: dict[str, type[FeatureExtractor]] = {
     kind.name: kind
@@ -343,19 +412,23 @@ class WeightsFound(NamedTuple):
 
 
 def metric_key(extractor: FeatureExtractor, metric: str = "frechet") -> str:
-    """Name a distance after its features; ``fid`` and ``kid`` for the true Inception only.
+    """Name a score after its features; published names for the true Inception only.
 
     Args:
         extractor: the features in use.
-        metric: ``"frechet"`` or ``"kernel"``.
+        metric: ``"frechet"``, ``"kernel"`` or ``"inception_score"``.
 
     Returns:
-        ``fid`` or ``fd_<name>``; ``kid`` or ``kd_<name>``.
+        ``fid`` or ``fd_<name>``; ``kid`` or ``kd_<name>``; ``inception_score`` or ``is_<name>``.
 
     Raises:
         ConfigError: another metric.
     """
-    names = {"frechet": ("fid", "fd"), "kernel": ("kid", "kd")}
+    names = {
+        "frechet": ("fid", "fd"),
+        "kernel": ("kid", "kd"),
+        "inception_score": ("inception_score", "is"),
+    }
     if metric not in names:
         raise ConfigError(f"metric {metric!r}: {nearest(metric, names)}")
     true, other = names[metric]
@@ -363,10 +436,10 @@ def metric_key(extractor: FeatureExtractor, metric: str = "frechet") -> str:
 
 
 def extractor_named(name: str) -> FeatureExtractor:
-    """Build an extractor by its name.
+    """Build an extractor by its name, or from a file of fitted features.
 
     Args:
-        name: a key of ``EXTRACTORS``.
+        name: a key of ``EXTRACTORS``, or the path of a ``.safetensors`` file (``metrics.fitted``).
 
     Returns:
         The extractor.
@@ -375,6 +448,10 @@ def extractor_named(name: str) -> FeatureExtractor:
         ConfigError: unknown name, or its weights are not there.
         CheckpointError: its weight file is not the known one.
     """
+    if name.endswith(".safetensors"):
+        from trilemma.metrics.fitted import FittedFeatures
+
+        return FittedFeatures(name)
     if name not in EXTRACTORS:
         raise ConfigError(f"extractor {name!r}: {nearest(name, EXTRACTORS)}")
     return EXTRACTORS[name]()
@@ -453,6 +530,14 @@ def _check_images(images: Tensor, channels: tuple[int, ...] | None = None) -> No
         )
     if channels is not None and images.shape[1] not in channels:
         raise DataError(f"images have {images.shape[1]} channels; expected 1 (grey) or 3 (RGB)")
+
+
+def _softmax(layer: Any, features: Tensor, *, with_bias: bool = True) -> Tensor:
+    """Return class probabilities of a linear layer, block by block; float64 on the CPU."""
+    weight, bias = layer.weight, layer.bias if with_bias else None
+    rows = features.to(weight.dtype).split(4096)
+    parts = [F.linear(part.to(weight.device), weight, bias).double().softmax(1) for part in rows]
+    return torch.cat(parts).cpu()
 
 
 def _installed(package: str) -> bool:

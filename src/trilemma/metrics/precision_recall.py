@@ -8,6 +8,11 @@ balls stands for the support of the law.
 * density: mean number of real balls around a fake, divided by k (1 for equal laws, may exceed it);
 * coverage: share of real balls that hold at least one fake.
 
+Each score is a mean over one of the sets, and with the balls as they are it also depends on each
+sample of the other: leave out a real and precision loses the fakes that no other ball holds. Both
+kinds of contribution are kept (``ManifoldScores.parts``); their spread says how far the score would
+move if the samples were drawn again.
+
 Precision and recall are those of Kynkaanniemi et al., 2019 (k = 3), density and coverage those of
 Naeem et al., 2020 (k = 5). A few real outliers have huge balls and can swallow pure noise, so that
 precision stays high where the pictures are worthless. Density averages over the balls, which helps
@@ -21,8 +26,8 @@ its square. Squared distances come from the matrix product of centred float64 fe
 at distance zero from it.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float64
@@ -47,6 +52,9 @@ class ManifoldScores:
         coverage: in [0, 1]; 1 - 2^-k is expected for equal laws and sizes.
         k_precision: neighbours of precision and recall.
         k_density: neighbours of density and coverage.
+        parts: for each score what every fake, (m), and every real, (n), adds to it, the balls taken
+            as given; float64. The part of the set that the score is a mean over sums to it: its
+            indicators over their number. The other part says what is lost without a sample.
     """
 
     precision: float
@@ -55,6 +63,9 @@ class ManifoldScores:
     coverage: float
     k_precision: int
     k_density: int
+    parts: Mapping[str, tuple[Tensor, Tensor]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
 
 def manifold_scores(
@@ -93,15 +104,23 @@ def manifold_scores(
     centre = x.mean(0)
     x, y = x - centre, y - centre
     radii = _radii(x, sorted({k_precision, k_density}), block)
-    inside, hits, covered = _against_real(x, y, radii[k_precision], radii[k_density], block)
-    recalled = _inside_any(y, x, _radii(y, [k_precision], block)[k_precision], block)
+    narrow, wide = _held(x, y, [radii[k_precision], radii[k_density]], block)
+    (back,) = _held(y, x, [_radii(y, [k_precision], block)[k_precision]], block)
+    n, m = len(x), len(y)
+    parts = {
+        "precision": ((narrow.of_points > 0).double() / m, narrow.alone_of_balls / m),
+        "recall": (back.alone_of_balls / n, (back.of_points > 0).double() / n),
+        "density": (wide.of_points / (k_density * m), wide.of_balls / (k_density * m)),
+        "coverage": (wide.alone_of_points / n, (wide.of_balls > 0).double() / n),
+    }
     return ManifoldScores(
-        precision=inside.double().mean().item(),
-        recall=recalled.double().mean().item(),
-        density=hits / (k_density * len(y)),
-        coverage=covered.double().mean().item(),
+        precision=(narrow.of_points > 0).double().mean().item(),
+        recall=(back.of_points > 0).double().mean().item(),
+        density=float(wide.of_points.sum()) / (k_density * m),
+        coverage=(wide.of_balls > 0).double().mean().item(),
         k_precision=k_precision,
         k_density=k_density,
+        parts=parts,
     )
 
 
@@ -130,22 +149,43 @@ def _radii(x: Tensor, ks: list[int], block: int) -> dict[int, Float64[Tensor, " 
     return found
 
 
-def _inside_any(centres: Tensor, points: Tensor, radii: Tensor, block: int) -> Tensor:
-    """Return which points lie in at least one ball."""
-    parts = [(_distances(rows, centres) <= radii).any(1) for _, rows in _blocks(points, block)]
-    return torch.cat(parts)
+class _Held:
+    """Counts of which points lie in which balls, of one squared radius per ball.
+
+    Attributes:
+        of_points: balls around each point.
+        of_balls: points in each ball.
+        alone_of_points: balls that hold this point and no other.
+        alone_of_balls: points that lie in this ball and in no other.
+    """
+
+    def __init__(self, radii: Tensor, num_points: int) -> None:
+        self.radii = radii
+        self.of_points = torch.zeros(num_points, dtype=torch.float64)
+        self.of_balls = torch.zeros(len(radii), dtype=torch.float64)
+        self.alone_of_balls = torch.zeros(len(radii), dtype=torch.float64)
+        self._numbers = torch.zeros(len(radii), dtype=torch.float64)
+
+    def add(self, part: slice, gaps: Tensor) -> None:
+        """Count a block of points, given their squared distances to all centres, (p, n)."""
+        inside = (gaps <= self.radii).to(gaps.dtype)
+        self.of_points[part] = inside.sum(1)
+        self.of_balls += inside.sum(0)
+        self.alone_of_balls += (self.of_points[part] == 1).to(gaps.dtype) @ inside
+        numbers = torch.arange(part.start, part.start + len(gaps), dtype=gaps.dtype)
+        self._numbers += numbers @ inside  # of a ball that holds one point: the number of it
+
+    @property
+    def alone_of_points(self) -> Tensor:
+        single = self._numbers[self.of_balls == 1].long()
+        return torch.bincount(single, minlength=len(self.of_points)).double()
 
 
-def _against_real(
-    real: Tensor, fake: Tensor, narrow: Tensor, wide: Tensor, block: int
-) -> tuple[Tensor, int, Tensor]:
-    """Return fakes inside a real ball, pairs inside the wider balls, and covered reals."""
-    inside, hits = [], 0
-    covered = torch.zeros(len(real), dtype=torch.bool)
-    for _, rows in _blocks(fake, block):
-        gaps = _distances(rows, real)
-        inside.append((gaps <= narrow).any(1))
-        held = gaps <= wide
-        hits += int(held.sum())
-        covered |= held.any(0)
-    return torch.cat(inside), hits, covered
+def _held(centres: Tensor, points: Tensor, radii: list[Tensor], block: int) -> list[_Held]:
+    """Count the points in balls, for several choices of their squared radii."""
+    found = [_Held(radius, len(points)) for radius in radii]
+    for part, rows in _blocks(points, block):
+        gaps = _distances(rows, centres)
+        for held in found:
+            held.add(part, gaps)
+    return found

@@ -1,8 +1,10 @@
-r"""All image metrics at once, with floors.
+r"""All image metrics at once, with floors and intervals.
 
 ``evaluate`` extracts features once and returns six records: Frechet distance and kernel distance
 (how far the two laws are apart), precision and density (fidelity), recall and coverage
-(diversity). Each carries its floor, the same metric with real images in the place of the fakes:
+(diversity); and a seventh, the Inception score, where the network is a classifier. Each carries an
+interval of 95 % (``metrics.bootstrap``) and its floor, the same metric with real images in the
+place of the fakes:
 
 * with ``floor_real``, a second set of real images: as many of them as there are fakes (or all, if
   fewer) against the same reference;
@@ -10,7 +12,11 @@ r"""All image metrics at once, with floors.
   against the rest. The rest is smaller than the reference itself, which raises the floor of the
   Frechet distance a little; the record states both sizes.
 
-A distance is worth reading only where it clears its floor by more than its error. Precision and
+Where the features of many real images cannot be had but their mean and covariance can, these are
+given as ``reference``. Then the Frechet distance and its floor, and they alone, are measured
+against them; the floor takes as many real images of both sets as there are fakes, or all.
+
+A distance is worth reading only where it clears its floor by more than its interval. Precision and
 density are worth reading only where coverage is not far below its floor: with the features of
 EfficientNet-Lite0, uniform noise against 1,000 icons has precision 1.0, density 2.2 and coverage
 0.02, because a few outlying icons have balls that hold all noise. Their notes then say so.
@@ -24,13 +30,24 @@ from torch import Tensor
 
 from trilemma.errors import ConfigError, DataError
 from trilemma.metrics.base import Record
+from trilemma.metrics.bootstrap import (
+    Interval,
+    frechet_interval,
+    kernel_error,
+    normal_interval,
+    share_interval,
+    sum_error,
+)
+from trilemma.metrics.cache import cached_features
 from trilemma.metrics.features import FeatureExtractor, metric_key
 from trilemma.metrics.frechet import (
+    GaussianStats,
     check_features,
     frechet_distance,
     frechet_error,
     gaussian_stats,
 )
+from trilemma.metrics.inception_score import inception_score, inception_score_interval
 from trilemma.metrics.kernel import kid
 from trilemma.metrics.precision_recall import ManifoldScores, manifold_scores
 
@@ -57,6 +74,22 @@ class _Score:
     num_real: int
     error: float | None
     note: str
+    interval: Interval | None = None
+
+
+@dataclass(frozen=True)
+class _Sets:
+    """What is compared: features of fakes, or of reals in their place, and of reals.
+
+    The Frechet distance compares ``moved`` with ``reference`` where that is given, ``fake`` with
+    ``real`` otherwise. Intervals are measured for the fakes only, not for the floor.
+    """
+
+    fake: Tensor
+    real: Tensor
+    moved: Tensor
+    reference: GaussianStats | None
+    with_intervals: bool
 
 
 def evaluate(
@@ -67,7 +100,9 @@ def evaluate(
     split: str,
     seed: int = 0,
     floor_real: Tensor | None = None,
+    reference: GaussianStats | None = None,
     batch_size: int = 64,
+    cached: bool = True,
 ) -> list[Record]:
     """Compare generated with real images.
 
@@ -76,25 +111,37 @@ def evaluate(
         real: reference images, uint8 (n, c, h, w), n >= 12 (24 without ``floor_real``).
         extractor: the features.
         split: name of the reference split; stands in each record.
-        seed: of random subsets.
+        seed: of random subsets and of resampling.
         floor_real: further real images, disjoint from ``real``, for the floor.
+        reference: statistics of the features of many real images, for the Frechet distance alone.
         batch_size: images per forward pass.
+        cached: whether the features of real images are kept on disk and reused
+            (``metrics.cache``).
 
     Returns:
-        Records of Frechet distance, kernel distance, precision, recall, density and coverage.
+        Records of Frechet distance, kernel distance, precision, recall, density and coverage, and
+        of the Inception score where the extractor knows classes.
 
     Raises:
         ConfigError: ``split`` is empty.
-        DataError: too few images, or images that the extractor cannot read.
+        DataError: too few images, or images that the extractor cannot read, or a reference of
+            other features.
         NumericalError: a feature is not finite.
     """
+
+    def of_real(images: Tensor) -> Tensor:
+        if cached:
+            return cached_features(images, extractor, batch_size=batch_size)
+        return extractor(images, batch_size=batch_size)
+
     return evaluate_features(
         extractor(fake, batch_size=batch_size),
-        extractor(real, batch_size=batch_size),
+        of_real(real),
         extractor,
         split=split,
         seed=seed,
-        floor_real=None if floor_real is None else extractor(floor_real, batch_size=batch_size),
+        floor_real=None if floor_real is None else of_real(floor_real),
+        reference=reference,
     )
 
 
@@ -106,19 +153,21 @@ def evaluate_features(
     split: str,
     seed: int = 0,
     floor_real: Tensor | None = None,
+    reference: GaussianStats | None = None,
 ) -> list[Record]:
     """Compare features that the extractor has made already; see ``evaluate``.
 
     Args:
         fake: (m, d).
         real: (n, d).
-        extractor: what made them; only its identity is used.
+        extractor: what made them; gives their identity, and classes from features.
         split: name of the reference split.
-        seed: of random subsets.
+        seed: of random subsets and of resampling.
         floor_real: features of further real images, (l, d).
+        reference: statistics of the features of many real images, for the Frechet distance alone.
 
     Returns:
-        Six records.
+        Six records, or seven.
 
     Raises:
         ConfigError: ``split`` is empty.
@@ -129,9 +178,22 @@ def evaluate_features(
         raise ConfigError("split is empty; name the reference split, such as 'test'")
     x = check_features(real, "real images' features", SMALLEST)
     y = check_features(fake, "fake images' features", SMALLEST)
-    scores = _compare(y, x, extractor, seed)
-    floors = _compare(*_floor_sets(y, x, floor_real, seed), extractor, seed)
-    suspect = scores[-1].value < 0.5 * floors[-1].value
+    if x.shape[1] != y.shape[1]:
+        raise DataError(
+            f"fake features are {y.shape[1]} wide, real ones {x.shape[1]}; use one extractor"
+        )
+    extra = None
+    if floor_real is not None:
+        extra = check_features(floor_real, "floor images' features", SMALLEST)
+    moved = _draw(x if extra is None else torch.cat([x, extra]), len(y), seed)
+    scores = _compare(_Sets(y, x, y, reference, True), extractor, seed)
+    stand_in, rest = _floor_sets(y, x, extra, seed)
+    floors = _compare(_Sets(stand_in, rest, moved, reference, False), extractor, seed)
+    coverage, its_floor = (
+        next(score.value for score in found if score.name == "coverage")
+        for found in (scores, floors)
+    )
+    suspect = coverage < 0.5 * its_floor
     identity = {
         "split": split,
         "extractor": extractor.name,
@@ -146,23 +208,30 @@ def evaluate_features(
             num_fake=score.num_fake,
             num_real=score.num_real,
             error=score.error,
+            low=score.interval.low if score.interval else None,
+            high=score.interval.high if score.interval else None,
             floor=floor.value,
             floor_num_fake=floor.num_fake,
             floor_num_real=floor.num_real,
             seed=seed,
-            note=score.note + (SUSPECT if suspect and score.name in FIDELITY else ""),
+            note=_note(score, suspect),
             **identity,
         )
         for score, floor in zip(scores, floors, strict=True)
     ]
 
 
+def _note(score: _Score, suspect: bool) -> str:
+    parts = [score.note, score.interval.note if score.interval else ""]
+    note = "; ".join(part for part in parts if part)
+    return note + (SUSPECT if suspect and score.name in FIDELITY else "")
+
+
 def _floor_sets(
-    fake: Tensor, real: Tensor, floor_real: Tensor | None, seed: int
+    fake: Tensor, real: Tensor, extra: Tensor | None, seed: int
 ) -> tuple[Tensor, Tensor]:
     """Return two sets of real features: one in the place of the fakes, and the reference."""
-    if floor_real is not None:
-        extra = check_features(floor_real, "floor images' features", SMALLEST)
+    if extra is not None:
         return _draw(extra, len(fake), seed), real
     if len(real) < 2 * SMALLEST:
         raise DataError(
@@ -179,54 +248,86 @@ def _draw(x: Tensor, size: int, seed: int) -> Tensor:
     return x[order[:size]]
 
 
-def _compare(fake: Tensor, real: Tensor, extractor: FeatureExtractor, seed: int) -> list[_Score]:
-    if fake.shape[1] != real.shape[1]:
-        raise DataError(
-            f"fake features are {fake.shape[1]} wide, real ones {real.shape[1]}; use one extractor"
-        )
+def _compare(sets: _Sets, extractor: FeatureExtractor, seed: int) -> list[_Score]:
     return [
-        _frechet(fake, real, metric_key(extractor)),
-        _kernel(fake, real, metric_key(extractor, "kernel"), seed),
-        *_manifold(fake, real, seed),
+        _frechet(sets, metric_key(extractor), seed),
+        _kernel(sets, metric_key(extractor, "kernel"), seed),
+        *_manifold(sets, seed),
+        *_classes(sets, extractor, seed),
     ]
 
 
-def _frechet(fake: Tensor, real: Tensor, name: str) -> _Score:
-    smallest, dim = min(len(fake), len(real)), fake.shape[1]
-    value = frechet_distance(gaussian_stats(fake), gaussian_stats(real))
+def _frechet(sets: _Sets, name: str, seed: int) -> _Score:
+    given = sets.reference
+    fake = sets.fake if given is None else sets.moved
+    other = gaussian_stats(sets.real) if given is None else given
+    smallest, dim = min(len(fake), other.num_samples), fake.shape[1]
+    value = frechet_distance(gaussian_stats(fake), other)
+    opposite = sets.real if given is None else given
+    interval = None
+    if sets.with_intervals:
+        interval = frechet_interval(fake, opposite, seed=seed, value=value)
+    error = None
     if smallest > dim:
+        error = frechet_error(fake, opposite) if sets.with_intervals else None
         note = "error: standard error to first order, without the bias"
-        return _Score(name, value, True, len(fake), len(real), frechet_error(fake, real), note)
-    note = (
-        f"rank-deficient covariance: {smallest} samples for {dim} features; strongly biased, read "
-        "it only beside its floor and prefer the kernel distance"
-    )
-    return _Score(name, value, True, len(fake), len(real), None, note)
+    else:
+        note = (
+            f"rank-deficient covariance: {smallest} samples for {dim} features; strongly biased, "
+            "read it only beside its floor and prefer the kernel distance"
+        )
+    if given is not None:
+        note += f"; against the given statistics of {given.num_samples} real images"
+    return _Score(name, value, True, len(fake), other.num_samples, error, note, interval)
 
 
-def _kernel(fake: Tensor, real: Tensor, name: str, seed: int) -> _Score:
-    half = min(len(fake), len(real)) // 2
-    score = kid(real, fake, subset_size=min(SUBSET_SIZE, half), seed=seed)
+def _kernel(sets: _Sets, name: str, seed: int) -> _Score:
+    size = min(len(sets.fake), len(sets.real))
+    score = kid(sets.real, sets.fake, subset_size=min(SUBSET_SIZE, size // 2), seed=seed)
     note = (
         f"error: standard deviation over {score.num_subsets} subsets of {score.subset_size}; "
         "unbiased, may be negative"
     )
-    return _Score(name, score.mean, True, len(fake), len(real), score.std, note)
+    error = kernel_error(score.std, score.num_subsets, score.subset_size, size)
+    kind = "95 % interval: normal, jackknife over the same subsets"
+    interval = normal_interval(score.mean, error, kind, least=-math.inf)
+    sizes = len(sets.fake), len(sets.real)
+    return _Score(name, score.mean, True, *sizes, score.std, note, interval)
 
 
-def _manifold(fake: Tensor, real: Tensor, seed: int) -> list[_Score]:
-    size = min(len(fake), len(real), MANIFOLD_LIMIT)
-    scores = manifold_scores(_draw(real, size, seed), _draw(fake, size, seed))
+def _manifold(sets: _Sets, seed: int) -> list[_Score]:
+    size = min(len(sets.fake), len(sets.real), MANIFOLD_LIMIT)
+    scores = manifold_scores(_draw(sets.real, size, seed), _draw(sets.fake, size, seed))
     names = ("precision", "recall", "density", "coverage")
-    return [_share(scores, name, size) for name in names]
+    return [_share(scores, name, size, sets.with_intervals) for name in names]
 
 
-def _share(scores: ManifoldScores, name: str, size: int) -> _Score:
+def _share(scores: ManifoldScores, name: str, size: int, with_interval: bool) -> _Score:
     value: float = getattr(scores, name)
     k = scores.k_precision if name in ("precision", "recall") else scores.k_density
-    note = f"k = {k}, equal set sizes"
-    if name == "density":
-        return _Score(name, value, False, size, size, None, note)
-    error = math.sqrt(value * (1 - value) / size)
-    note += "; error: binomial standard error, radii taken as given"
-    return _Score(name, value, False, size, size, error, note)
+    note, error = f"k = {k}, equal set sizes", None
+    if name != "density":
+        error = math.sqrt(value * (1 - value) / size)
+        note += "; error: binomial standard error, radii taken as given"
+    interval = None
+    if with_interval:
+        spread = sum_error(*scores.parts[name])
+        kind = "bootstrap of each sample's contribution, both sets, radii taken as given"
+        if name == "density":
+            interval = normal_interval(value, spread, f"95 % interval: normal, {kind}")
+        else:
+            interval = share_interval(value, spread, size, f"95 % interval: Wilson, {kind}")
+    return _Score(name, value, False, size, size, error, note, interval)
+
+
+def _classes(sets: _Sets, extractor: FeatureExtractor, seed: int) -> list[_Score]:
+    """Return the Inception score, if the network is a classifier."""
+    probabilities = extractor.probabilities_of(sets.fake)
+    if probabilities is None:
+        return []
+    name = metric_key(extractor, "inception_score")
+    value, num = inception_score(probabilities).mean, len(sets.fake)
+    note = "all samples at once, not ten parts; real images enter the floor only; error: bootstrap"
+    interval = inception_score_interval(probabilities, seed=seed) if sets.with_intervals else None
+    error = interval.error if interval else None
+    return [_Score(name, value, False, num, 0, error, note, interval)]

@@ -18,7 +18,7 @@ from typing import Any
 from trilemma.errors import DataError
 from trilemma.metrics import Record
 
-__all__ = ["FAMILIES", "FORMAT", "Cell", "Model", "Report", "Speed"]
+__all__ = ["FAMILIES", "FORMAT", "Cell", "Model", "Report", "Speed", "plain", "read_cell"]
 
 FORMAT = "trilemma-report-1"
 
@@ -30,6 +30,7 @@ FAMILIES = {
     "ddpm": "pixel diffusion",
     "edm": "pixel diffusion, preconditioned",
     "vae": "variational autoencoder",
+    "samples": "samples from a file",
 }
 """What a reader is told of each kind of model."""
 
@@ -64,7 +65,7 @@ class Cell:
         steps: steps of the grid; None for a solver that chooses its own.
         grid: name of the time grid.
         is_default: whether the model draws like this unless told otherwise.
-        nfe: network calls per sample.
+        nfe: network calls per sample; 0 for samples from a file.
         error: why there are no figures; empty if there are.
         records: metrics with their protocol.
         speed: at batch 1 and at a larger one.
@@ -163,7 +164,8 @@ class Report:
     Attributes:
         models: in the order in which they were named.
         cells: in the order of the models, then of calls.
-        data: name, kind ("images", "stacked" or "points"), split, event_shape, class_names.
+        data: name, kind ("images", "stacked" or "points"), split, event_shape, length, and
+            class_names, of the classes that samples are sorted into.
         settings: num, seed, extractor, likelihood_num, ladder.
         hardware: device, name, threads, torch.
         date: year-month-day.
@@ -192,7 +194,7 @@ class Report:
 
     def to_json(self) -> str:
         """The report as JSON; NaN and infinity become null, which JSON has not."""
-        fields = _plain(dataclasses.asdict(self))
+        fields = plain(dataclasses.asdict(self))
         return json.dumps({"format": FORMAT, **fields}, indent=2, allow_nan=False)
 
     @classmethod
@@ -226,10 +228,10 @@ def read_cell(fields: Mapping[str, Any]) -> Cell:
     return Cell(**values)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Replace what JSON does not have."""
     if isinstance(value, Mapping):
-        return {key: _plain(entry) for key, entry in value.items()}
+        return {key: plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
+        return [plain(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,488 @@
+r"""Headline claims of the papers, each held against what a report measured.
+
+A claim is a *relation*: this many network calls are enough, this sampler beats that one. Figures
+depend on data, features and networks, so a report on other data can confirm or contradict the
+relation and never the published figure; the reason says so. Three verdicts:
+
+* "reproduced": the relation holds;
+* "not reproduced": it was measured and does not hold, or not clearly;
+* "not comparable": the report lacks what the claim speaks of, or its records are of different
+  protocols. The reason names what to add.
+
+Values have 95 % intervals: those of the record if it has them, else value +- 1.96 errors, else the
+value alone. Two values are *level* where their intervals meet.
+
+* "Better" holds where one value is clearly better. Level values do not reproduce it.
+* "No worse" holds where a value is better or level. A worse value counts as level only if both
+  intervals are narrower than their values; wider ones decide nothing: draw more samples.
+
+The claims:
+
+1. **Latent diffusion needs few calls** (Vahdat et al., 2021): at most 23 calls are no worse than
+   pixel diffusion in as many as were measured, at least 100. Published: 23 calls with FID 7.22
+   beside 4000 calls of a score SDE with 7.23.
+2. **SSCS beats Euler-Maruyama at few steps** (Dockhorn et al., 2022): same model, grid and steps.
+   The paper's relation that we could check is at 150 steps, so up to 150 are few. It holds if SSCS
+   is clearly better at one such number of steps and clearly worse at none.
+3. **Denoising diffusion GANs are good in 4 calls** (Xiao et al., 2022). Nobody claims that they are
+   best: Table 1 has FID 3.75 in 4 calls, and 2.10 for the best score model, LSGM. "Near" is
+   therefore what it was there: a distance of at most 3.75 / 2.10 = 1.79 times that of the best
+   score model of the report, latent ones included.
+4. **And fast**: the same table has 0.21 s for 100 pictures, 80.5 s for DDPM in 1000 calls, 423.2 s
+   for a score SDE in 2000, which is "up to 2000 times". The ratio of times must reach the
+   published one of the row with as many calls: 383 from 1000 calls on, 2015 from 2000 on.
+5. **A plain GAN misses modes**: with T = 1 the same networks cover less than with T = 4; Table 2
+   has recall 0.19 against 0.57. It holds if recall, coverage or the number of modes is clearly
+   lower with T = 1, and none of them clearly higher.
+
+Published figures are those that later papers and the authors' notes quote; none that we only
+recall is printed.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from trilemma.errors import ConfigError
+from trilemma.metrics import Record, check_comparable
+from trilemma.report.record import Cell, Report
+
+__all__ = ["Claim", "Interval", "Verdict", "claims", "interval_of", "missing_classes"]
+
+Verdict = Literal["reproduced", "not reproduced", "not comparable"]
+
+PIXEL = ("ddpm", "edm")
+SCORE = ("lsgm", "cld", *PIXEL)
+FEW_LATENT_CALLS = 23
+MANY_PIXEL_CALLS = 100
+FEW_SSCS_STEPS = 150
+FEW_GAN_CALLS = 4
+NEAR = 3.75 / 2.10
+"""Published distance of DDGAN over that of the best score model (Xiao et al., 2022, Table 1)."""
+TIMES = {1000: 80.5 / 0.21, 2000: 423.2 / 0.21}
+"""Published ratio of times from a number of calls on (Xiao et al., 2022, Table 1)."""
+MISSING = 0.1
+SEEN = 20
+
+OTHER_DATA = "other data than published: figures are not comparable, the relation is"
+SAME_DATA = "the published data; figures agree only under the published features and sizes too"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """One published claim and what became of it here.
+
+    Attributes:
+        method: of the claim, such as "LSGM".
+        statement: the claim, in one sentence.
+        published: the figures it rests on.
+        source: paper and table.
+        measured: the figures of this report; empty if there are none.
+        verdict: "reproduced", "not reproduced" or "not comparable".
+        reason: of the verdict, or what to add to the report.
+    """
+
+    method: str
+    statement: str
+    published: str
+    source: str
+    measured: str
+    verdict: Verdict
+    reason: str
+
+
+class Interval(NamedTuple):
+    """A value with the ends of its 95 % interval; both equal it where no error is known."""
+
+    low: float
+    value: float
+    high: float
+
+    def __str__(self) -> str:
+        if self.low == self.high:
+            return f"{self.value:.3g}"
+        return f"{self.value:.3g} ({self.low:.3g} to {self.high:.3g})"
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether the interval is wider than the value, so that it decides little."""
+        return self.high - self.low > abs(self.value)
+
+
+def claims(report: Report) -> tuple[Claim, ...]:
+    """Hold the headline claims against a report; all of them, whatever was measured.
+
+    Args:
+        report: what was measured.
+
+    Returns:
+        Five claims, in the order of the module's docstring.
+    """
+    return (
+        Claim(
+            method="LSGM",
+            statement=(
+                f"At most {FEW_LATENT_CALLS} network calls in latent space give a distance no "
+                "worse than pixel diffusion in many calls."
+            ),
+            published="CelebA-HQ 256: FID 7.22 in 23 calls, beside 7.23 in 4000 calls in pixels",
+            source="Vahdat et al., 2021",
+            **_judge(_latent_calls, report, "celebahq")._asdict(),
+        ),
+        Claim(
+            method="CLD",
+            statement=(
+                "The splitting sampler SSCS is better than Euler-Maruyama at few steps of the "
+                f"same grid (at most {FEW_SSCS_STEPS})."
+            ),
+            published="CIFAR-10: FID 3.07 with SSCS and 7.00 with Euler-Maruyama at 150 steps",
+            source="Dockhorn et al., 2022",
+            **_judge(_splitting, report, "cifar10")._asdict(),
+        ),
+        Claim(
+            method="DDGAN",
+            statement=(
+                f"At most {FEW_GAN_CALLS} network calls give a distance near that of the best "
+                f"score model (at most {NEAR:.2f} times, as published)."
+            ),
+            published="CIFAR-10: FID 3.75, recall 0.57 in 4 calls; best score model 2.10, 0.61",
+            source="Xiao et al., 2022, Table 1",
+            **_judge(_few_steps, report, "cifar10")._asdict(),
+        ),
+        Claim(
+            method="DDGAN",
+            statement=(
+                "Sampling is hundreds of times faster than a score model in 1000 calls, and up to "
+                "2000 times faster than predictor-corrector sampling in 2000."
+            ),
+            published=(
+                "100 pictures of CIFAR-10 on one V100: 0.21 s in 4 calls, 80.5 s for DDPM in 1000, "
+                "423.2 s for a score SDE in 2000"
+            ),
+            source="Xiao et al., 2022, Table 1",
+            **_judge(_times, report, "")._asdict(),
+        ),
+        Claim(
+            method="GAN",
+            statement="With T = 1, a plain GAN, networks cover less of the data than with T = 4.",
+            published="CIFAR-10: T = 1 FID 14.6, recall 0.19; T = 4 FID 3.75, recall 0.57",
+            source="Xiao et al., 2022, Table 2",
+            **_judge(_missed_modes, report, "cifar10")._asdict(),
+        ),
+    )
+
+
+def interval_of(record: Record) -> Interval:
+    """The 95 % interval of a record: its own, or value +- 1.96 errors, or the value alone.
+
+    Points have no errors of their own: ``high_quality`` is a share of ``num_fake`` samples, and the
+    error of ``num_modes`` is the root of the number of modes that were missed.
+    """
+    if record.low is not None and record.high is not None:
+        return Interval(record.low, record.value, record.high)
+    value, error, most = record.value, record.error or 0.0, math.inf
+    if record.name == "num_modes" and record.floor is not None:
+        error, most = math.sqrt(max(record.floor - value, 0.0)), record.floor
+    if record.name == "high_quality" and record.num_fake:
+        error, most = math.sqrt(max(value * (1 - value), 0.0) / record.num_fake), 1.0
+    return Interval(value - 1.96 * error, value, min(value + 1.96 * error, most))
+
+
+def missing_classes(cell: Cell) -> tuple[int, ...]:
+    """Classes that are nearly absent: less than a tenth of their share among real data.
+
+    A class that real data would show fewer than 20 times in this many samples is not judged.
+
+    Args:
+        cell: with counts of its samples and of real data; without them nothing is missing.
+
+    Returns:
+        Their numbers, from 0.
+    """
+    drawn, real = sum(cell.class_counts), sum(cell.real_class_counts)
+    if not drawn or not real:
+        return ()
+    pairs = zip(cell.class_counts, cell.real_class_counts, strict=True)
+    due = [(count, drawn * share / real) for count, share in pairs]
+    return tuple(k for k, (n, m) in enumerate(due) if m >= SEEN and n < MISSING * m)
+
+
+class _Found(NamedTuple):
+    """What a claim came to."""
+
+    verdict: Verdict
+    reason: str
+    measured: str = ""
+
+
+class _Seen(NamedTuple):
+    """A cell with the record that a claim speaks of."""
+
+    cell: Cell
+    record: Record
+
+    def __str__(self) -> str:
+        return f"{self.cell.key}, {self.cell.nfe} calls: {interval_of(self.record)}"
+
+
+def _judge(rule: Callable[[Report], _Found], report: Report, published_data: str) -> _Found:
+    """Apply a rule; records of different protocols make the claim incomparable."""
+    try:
+        found = rule(report)
+    except ConfigError as error:
+        return _Found("not comparable", str(error))
+    if found.verdict == "not comparable" or not published_data:
+        return found
+    ours = re.sub("[^a-z0-9]", "", str(report.data.get("name", "")).lower())
+    about = SAME_DATA if published_data in ours else OTHER_DATA
+    return found._replace(reason=f"{found.reason}; {about}")
+
+
+def _latent_calls(report: Report) -> _Found:
+    latent, pixel = _seen(report, ("lsgm",)), _seen(report, PIXEL)
+    if not latent:
+        return _lacking(report, ("lsgm",), "add a latent model (lsgm) with a Fréchet distance")
+    if not pixel:
+        return _lacking(report, PIXEL, "add a pixel model (ddpm or edm) with a Fréchet distance")
+    many = max(pixel, key=lambda seen: (seen.cell.nfe, -seen.record.value))
+    if many.cell.nfe < MANY_PIXEL_CALLS:
+        return _lacking(
+            report,
+            PIXEL,
+            f"add a cell of {many.cell.model} at {MANY_PIXEL_CALLS} calls or more, such as "
+            f"--ladder default ancestral:1000 (it has at most {many.cell.nfe})",
+        )
+    few = [seen for seen in latent if seen.cell.nfe <= FEW_LATENT_CALLS]
+    if not few:
+        return _lacking(
+            report,
+            ("lsgm",),
+            f"add a cell of {latent[0].cell.model} in at most {FEW_LATENT_CALLS} calls, such as "
+            "--ladder default gddim:10,20",
+        )
+    answers = []
+    for seen in sorted(latent, key=lambda seen: (seen.cell.nfe, seen.record.value)):
+        answers.append(_is_no_worse(seen.record, many.record))
+        if answers[-1]:
+            measured = f"{seen} against {many}"
+            if seen.cell.nfe > FEW_LATENT_CALLS and None not in answers:
+                reason = f"the distance is no worse only from {seen.cell.nfe} calls on"
+                return _Found("not reproduced", reason, measured)
+            if seen.cell.nfe <= FEW_LATENT_CALLS:
+                lower = seen.record.value <= many.record.value
+                reason = "not above" if lower else "above, but level within the intervals"
+                return _Found("reproduced", f"the distance is {reason}", measured)
+    measured = f"{min(few, key=lambda seen: seen.record.value)} against {many}"
+    if None in answers:
+        return _undecided(measured)
+    return _Found("not reproduced", "the distance of every latent cell is worse", measured)
+
+
+def _splitting(report: Report) -> _Found:
+    drawn = {
+        (seen.cell.model, seen.cell.grid, seen.cell.steps, seen.cell.sampler): seen.record
+        for seen in _seen(report, ("cld",), "distance", "high_quality")
+        if seen.cell.steps is not None and seen.cell.steps <= FEW_SSCS_STEPS
+    }
+    told: list[str] = []
+    better: list[str] = []
+    worse: list[str] = []
+    for (model, grid, steps, sampler), euler in sorted(drawn.items(), key=lambda item: item[0]):
+        sscs = drawn.get((model, grid, steps, "sscs"))
+        if sampler != "euler_maruyama" or sscs is None:
+            continue
+        sign = _compare(sscs, euler)
+        told.append(
+            f"{model}, {steps} steps: {sscs.name} {interval_of(sscs)} with SSCS, "
+            f"{interval_of(euler)} with Euler-Maruyama"
+        )
+        if sign:
+            (better if sign < 0 else worse).append(f"{steps}")
+    if not told:
+        return _lacking(
+            report,
+            ("cld",),
+            "add cells of a Langevin model (cld) with both samplers at the same few steps, such as "
+            "--ladder default sscs:20,50 euler_maruyama:20,50",
+        )
+    measured = "; ".join(told)
+    if worse:
+        reason = f"SSCS is clearly worse at {', '.join(worse)} steps"
+        return _Found("not reproduced", reason, measured)
+    if better:
+        reason = f"SSCS is clearly better at {', '.join(better)} steps and clearly worse at none"
+        return _Found("reproduced", reason, measured)
+    return _Found("not reproduced", "no clear difference: draw more samples", measured)
+
+
+def _few_steps(report: Report) -> _Found:
+    ours = [seen for seen in _seen(report, ("ddgan",)) if seen.cell.nfe <= FEW_GAN_CALLS]
+    score = _seen(report, SCORE)
+    if not ours:
+        return _lacking(
+            report,
+            ("ddgan",),
+            f"add a denoising diffusion GAN in at most {FEW_GAN_CALLS} calls with a Fréchet "
+            "distance",
+        )
+    if not score:
+        return _lacking(
+            report, SCORE, "add a score model (ddpm, edm, cld or lsgm) with a Fréchet distance"
+        )
+    one, best = (min(seen, key=lambda seen: seen.record.value) for seen in (ours, score))
+    check_comparable(one.record, best.record)
+    a, b = interval_of(one.record), interval_of(best.record)
+    measured = f"{one} against {best}"
+    if b.value > 0:
+        measured += f": {a.value / b.value:.2f} times"
+    if a.value <= NEAR * b.value:
+        return _Found("reproduced", f"at most {NEAR:.2f} times", measured)
+    if a.low > NEAR * b.high:
+        return _Found("not reproduced", f"clearly more than {NEAR:.2f} times", measured)
+    if a.is_wide or b.is_wide:
+        return _undecided(measured)
+    return _Found("reproduced", f"the intervals allow {NEAR:.2f} times", measured)
+
+
+def _times(report: Report) -> _Found:
+    timed = [cell for cell in report.measured() if cell.speed]
+    ours = [c for c in timed if report.family_of(c) == "ddgan" and c.nfe <= FEW_GAN_CALLS]
+    slow = [c for c in timed if report.family_of(c) in SCORE and c.nfe >= min(TIMES)]
+    if not ours:
+        return _lacking(
+            report,
+            ("ddgan",),
+            f"add a denoising diffusion GAN in at most {FEW_GAN_CALLS} calls, timed",
+        )
+    if not slow:
+        return _lacking(
+            report,
+            SCORE,
+            f"add a timed cell of a score model in {min(TIMES)} calls or more, such as "
+            "--ladder default predictor_corrector:1000",
+        )
+    most = max(slow, key=lambda cell: (cell.sampler == "predictor_corrector", cell.nfe))
+    cell = min(ours, key=Cell.milliseconds)
+    sizes = {s.batch_size for s in cell.speed} & {s.batch_size for s in most.speed}
+    if not sizes:
+        return _lacking(report, (), f"time {cell.key} and {most.key} at one batch size")
+    batch = max(sizes)
+    one, other = cell.milliseconds(batch), most.milliseconds(batch)
+    bar = TIMES[max(calls for calls in TIMES if calls <= most.nfe)]
+    measured = (
+        f"{cell.key}, {cell.nfe} calls: {one:.3g} ms a picture; {most.key}, {most.nfe} calls: "
+        f"{other:.4g} ms, in batches of {batch}: {other / one:.0f} times"
+    )
+    return _Found(
+        "reproduced" if other >= bar * one else "not reproduced",
+        f"published at this number of calls: {bar:.0f} times; the ratio "
+        "depends on both networks and on the machine",
+        measured,
+    )
+
+
+def _missed_modes(report: Report) -> _Found:
+    measures = ("recall", "coverage", "num_modes")
+    single = _seen(report, ("gan",), *measures)
+    several = [seen for seen in _seen(report, ("ddgan",), *measures) if seen.cell.nfe > 1]
+    if not single:
+        return _lacking(
+            report, ("gan",), "add the model with T = 1, a plain GAN, such as recipe gan-mnist"
+        )
+    if not several:
+        return _lacking(
+            report, ("ddgan",), "add the same networks with T = 4, such as recipe ddgan-mnist"
+        )
+    sizes = {model.name: model.num_parameters for model in report.models}
+    pairs = [
+        (a.cell, b.cell)
+        for a in single
+        for b in several
+        if sizes[a.cell.model] == sizes[b.cell.model]
+    ]
+    if not pairs:
+        return _lacking(report, (), "T = 1 and T > 1 have networks of different sizes: add equals")
+    one, four = min(pairs, key=lambda pair: abs(pair[1].nfe - FEW_GAN_CALLS))
+    told: list[str] = []
+    lower: list[str] = []
+    higher: list[str] = []
+    for name in measures:
+        a, b = one.record(name), four.record(name)
+        if a is None or b is None:
+            continue
+        sign = _compare(a, b)
+        told.append(f"{name} {interval_of(a)} against {interval_of(b)}")
+        if sign:
+            (lower if sign > 0 else higher).append(name)
+    for cell in (one, four):
+        if shown := len(cell.class_counts):
+            shown -= len(missing_classes(cell))
+            told.append(f"{cell.model} shows {shown} of {len(cell.class_counts)} classes")
+    a, b = one.distance, four.distance
+    if a is not None and b is not None:
+        told.append(f"{a.name} {interval_of(a)} against {interval_of(b)}")
+    measured = f"{one.key} (T = {one.nfe}) against {four.key} (T = {four.nfe}): {'; '.join(told)}"
+    if higher:
+        return _Found("not reproduced", f"clearly higher with T = 1: {', '.join(higher)}", measured)
+    if lower:
+        return _Found("reproduced", f"clearly lower with T = 1: {', '.join(lower)}", measured)
+    return _Found("not reproduced", "no clear difference: draw more samples", measured)
+
+
+def _seen(report: Report, families: tuple[str, ...], *names: str) -> list[_Seen]:
+    """Cells of some families with the first of some records that they have and that is finite."""
+    found = []
+    for cell in report.measured():
+        if report.family_of(cell) not in families:
+            continue
+        records = (
+            cell.distance if name == "distance" else cell.record(name)
+            for name in names or ("distance",)
+        )
+        record = next((r for r in records if r is not None and math.isfinite(r.value)), None)
+        if record is not None:
+            found.append(_Seen(cell, record))
+    return found
+
+
+def _lacking(report: Report, families: tuple[str, ...], what: str) -> _Found:
+    """The report lacks something; models and cells that failed say why."""
+    names = {model.name for model in report.models if model.family in families}
+    failed = [f"{m.name} failed: {m.error}" for m in report.models if m.error and m.name in names]
+    failed += [f"{c.key} failed: {c.error}" for c in report.cells if c.error and c.model in names]
+    return _Found("not comparable", "; ".join([what, *failed]))
+
+
+def _undecided(measured: str) -> _Found:
+    return _Found(
+        "not comparable",
+        "the intervals are wider than the values and decide nothing: draw more samples",
+        measured,
+    )
+
+
+def _compare(a: Record, b: Record) -> int:
+    """Return -1 if ``a`` is clearly better, 1 if clearly worse, 0 if the intervals meet.
+
+    Raises:
+        ConfigError: if the records are of different protocols.
+    """
+    check_comparable(a, b)
+    one, other = interval_of(a), interval_of(b)
+    if not a.lower_is_better:
+        one, other = other, one
+    return -1 if one.high < other.low else int(one.low > other.high)
+
+
+def _is_no_worse(a: Record, b: Record) -> bool | None:
+    """Whether ``a``, lower is better, is better or level; None if the intervals are too wide."""
+    sign = _compare(a, b)
+    if a.value <= b.value:
+        return True
+    if sign == 0 and (interval_of(a).is_wide or interval_of(b).is_wide):
+        return None
+    return sign == 0

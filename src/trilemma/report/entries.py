@@ -1,0 +1,132 @@
+"""The models of a report: loaded, or set aside with the reason."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from trilemma.data import Data, Toy
+from trilemma.errors import (
+    CheckpointError,
+    ConfigError,
+    TrilemmaError,
+)
+from trilemma.evaluation import read_npz
+from trilemma.pipeline import Pipeline, load, locate
+from trilemma.report.ladder import family_of
+from trilemma.report.measure import Protocol
+from trilemma.report.record import Model
+
+__all__ = ["Entry", "common_data", "open_models"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model of the report, its pipeline if it could be loaded, or its samples.
+
+    Args:
+        model: what the report says of it.
+        pipeline: the model itself.
+        samples: uint8 (n, c, h, w), drawn elsewhere.
+    """
+
+    model: Model
+    pipeline: Pipeline | None = None
+    samples: Tensor | None = None
+
+    @property
+    def event_shape(self) -> tuple[int, ...] | None:
+        """Shape of one sample, None if nothing could be read."""
+        if self.pipeline is not None:
+            return self.pipeline.event_shape
+        return None if self.samples is None else tuple(self.samples.shape[1:])
+
+
+def open_models(models: Sequence[str], device: str) -> list[Entry]:
+    """Load every model, or say why not; names are made unique.
+
+    Args:
+        models: bundled names, files, run folders, Hub ids, or ``*.npz`` of samples.
+        device: where the networks run.
+
+    Raises:
+        ConfigError: if no model is named.
+        CheckpointError: if none of them can be read.
+    """
+    if not models:
+        raise ConfigError(
+            "no model given; `trilemma models` lists those that ship with the package"
+        )
+    entries: list[Entry] = []
+    for where in models:
+        path = Path(where)
+        name = path.parent.name if path.name == "model.safetensors" else path.stem or where
+        name = name if "/" not in where or path.exists() else where.replace("/", "-")
+        taken = {entry.model.name for entry in entries}
+        number = next(
+            n for n in range(1, 10**6) if (name if n == 1 else f"{name}-{n}") not in taken
+        )
+        model = Model(name=name if number == 1 else f"{name}-{number}", where=where)
+        try:
+            entries.append(_open(model, device))
+        except TrilemmaError as error:
+            entries.append(Entry(replace(model, error=str(error))))
+    if all(entry.model.error for entry in entries):
+        raise CheckpointError(entries[0].model.error)
+    return entries
+
+
+def _open(model: Model, device: str) -> Entry:
+    file = Path(model.where) if model.where.endswith(".npz") else locate(model.where)
+    if file.suffix == ".npz":
+        samples = read_npz(file)
+        identity = _identity(file)
+        model = replace(model, family="samples", method="images from a file", **identity)
+        return Entry(model, samples=samples)
+    pipeline = load(file, device=device)
+    known: dict[str, Any] = {
+        "family": family_of(pipeline.method),
+        "method": type(pipeline.method).__name__,
+        "num_parameters": sum(p.numel() for p in pipeline.method.sampling_state().values()),
+        "card": pipeline.card,
+    }
+    return Entry(replace(model, **known, **_identity(file)), pipeline)
+
+
+def _identity(file: Path) -> dict[str, Any]:
+    payload = file.read_bytes()
+    return {"size": len(payload), "sha256": hashlib.sha256(payload).hexdigest()}
+
+
+def common_data(entries: list[Entry], protocol: Protocol) -> tuple[tuple[int, ...], Data]:
+    """Open the data in the form of the first model; models of another form are set aside.
+
+    Args:
+        entries: changed in place.
+        protocol: names the data.
+
+    Returns:
+        Shape of one sample, and the real data.
+
+    Raises:
+        ConfigError: if the data do not fit, or are rows of a table.
+    """
+    first = next(entry for entry in entries if not entry.model.error)
+    event_shape = first.event_shape
+    assert event_shape is not None
+    data = protocol.real(event_shape, first.model.card)
+    if len(event_shape) != 3 and not isinstance(data, Toy):
+        raise ConfigError(
+            "a report compares models of images or of points in the plane; judge models of tables "
+            "with `trilemma evaluate`"
+        )
+    for i, entry in enumerate(entries):
+        if not entry.model.error and entry.event_shape != event_shape:
+            error = f"draws {entry.event_shape}, this report compares {event_shape}"
+            entries[i] = Entry(replace(entry.model, error=error))
+    return event_shape, data

@@ -1,0 +1,368 @@
+"""Run a report: models over their ladders, in several processes, taking up what was done before.
+
+Every cell is one file below ``cells/``, written when it is whole and valid for one protocol: the
+model's bytes, the rung, the data's bytes, the number of samples, the seed and the features. A
+report that was killed finds these files again, and the shards of samples that the cells in work had
+drawn. A cell that fails says why in its row, and the others go on; it is tried again the next time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import json
+import os
+import platform
+import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, replace
+from importlib import metadata
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trilemma.checkpoints.store import write_bytes
+from trilemma.data import Data, StackedDigits, Toy
+from trilemma.errors import ConfigError, NumericalError, TrilemmaError
+from trilemma.evaluation import read_npz
+from trilemma.pipeline import load
+from trilemma.report import markdown, page
+from trilemma.report.entries import Entry, common_data, open_models
+from trilemma.report.ladder import Rung, rungs_for
+from trilemma.report.measure import Protocol, draw, judge, measure_likelihood, time_sampling
+from trilemma.report.record import Cell, Model, Report, plain, read_cell
+
+__all__ = ["Progress", "run_report"]
+
+Progress = Callable[[str, int, int], None]
+"""Called with what has just been done, how many of all tasks are done, and how many there are."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A cell or a likelihood to measure, with all that another process needs for it."""
+
+    model: Model
+    cell: Cell
+    rung: Rung
+    protocol: Protocol
+    folder: str
+    digest: str
+    likelihood_num: int = 0
+    threads: int = 0
+
+    @property
+    def path(self) -> Path:
+        """File of the result."""
+        return Path(self.folder) / "cells" / f"{self.cell.key}.json"
+
+    @property
+    def name(self) -> str:
+        """What a progress line calls it."""
+        return self.cell.key
+
+
+def run_report(
+    models: Sequence[str],
+    protocol: Protocol,
+    folder: Path | str,
+    *,
+    ladder: str | Sequence[Rung] = "standard",
+    likelihood_num: int = 0,
+    jobs: int = 1,
+    patience: float = 10.0,
+    command: str = "",
+    progress: Progress = lambda text, done, total: None,
+) -> Report:
+    """Measure models side by side and write ``report.json``, ``report.md`` and ``report.html``.
+
+    Args:
+        models: bundled names, files, run folders, Hub ids, or ``*.npz`` of samples drawn elsewhere.
+        protocol: data, number of samples, seed, features.
+        folder: where the report goes; what a former run has left there is taken up.
+        ladder: name of a ladder, or rungs for every model.
+        likelihood_num: held-out data for the likelihood; 0 for none.
+        jobs: processes that draw and judge at the same time; times are measured alone, afterwards.
+        patience: seconds to spend on each figure of time.
+        command: that makes the report again, for the reader.
+        progress: told of every task.
+
+    Returns:
+        The report, as written.
+
+    Raises:
+        ConfigError: for arguments out of range, data that do not fit, or a folder that holds
+            something else.
+        DataError: if the data cannot be read.
+        CheckpointError: if none of the models can be read, or the folder cannot be written.
+    """
+    if jobs < 1 or protocol.num < 24 or patience <= 0 or likelihood_num < 0:
+        raise ConfigError(
+            f"jobs={jobs}, num={protocol.num}, patience={patience}, likelihood_num={likelihood_num}"
+            ": allowed are jobs >= 1, num >= 24, patience > 0, likelihood_num >= 0"
+        )
+    folder = Path(folder)
+    progress("reading models and data", 0, 0)
+    entries = open_models(models, protocol.device)
+    event_shape, data = common_data(entries, protocol)
+    tasks = _tasks(entries, event_shape, data, protocol, folder, ladder, likelihood_num, jobs)
+    done = _run_all(tasks, jobs, progress)
+    timed = [task for task in tasks if task.likelihood_num == 0]
+    for i, task in enumerate(timed):
+        progress(f"timing {task.name}", len(tasks) + i, len(tasks) + len(timed))
+        done[task.name] = _timed(task, done[task.name], entries, patience)
+    report = _assembled(entries, tasks, done, data, protocol, ladder, likelihood_num, command)
+    for name, text in (
+        ("report.json", report.to_json()),
+        ("report.md", markdown.render(report)),
+        ("report.html", page.render(report, folder)),
+    ):
+        write_bytes(folder / name, text.encode())
+    progress("written", len(tasks) + len(timed), len(tasks) + len(timed))
+    return report
+
+
+def _tasks(
+    entries: list[Entry],
+    event_shape: tuple[int, ...],
+    data: Data,
+    protocol: Protocol,
+    folder: Path,
+    ladder: str | Sequence[Rung],
+    likelihood_num: int,
+    jobs: int,
+) -> list[Task]:
+    """All cells and likelihoods, in the order of the report."""
+    facts = _facts(data, event_shape, protocol)
+    threads = max(1, torch.get_num_threads() // jobs)
+    tasks = []
+    for model, pipeline, samples in ((e.model, e.pipeline, e.samples) for e in entries):
+        if model.error:
+            continue
+        if pipeline is None:
+            assert samples is not None
+            rungs, grid = {Rung("file"): True}, ""
+        else:
+            rungs = rungs_for(pipeline.method, ladder)
+            grid = pipeline.method.default_grid
+        extra = [(Rung("likelihood"), False)] if likelihood_num and pipeline is not None else []
+        for rung, is_default in [*rungs.items(), *extra]:
+            cell = Cell(
+                key=f"{model.name}/{rung.name}",
+                model=model.name,
+                sampler=rung.sampler or "",
+                steps=rung.steps,
+                grid=grid,
+                is_default=is_default,
+            )
+            num = likelihood_num if rung.sampler == "likelihood" else 0
+            known = [model.sha256, asdict(rung), facts, asdict(protocol), num]
+            digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+            tasks.append(Task(model, cell, rung, protocol, str(folder), digest, num, threads))
+    return tasks
+
+
+def _facts(data: Data, event_shape: tuple[int, ...], protocol: Protocol) -> dict[str, Any]:
+    """What decides the real side of all figures."""
+    facts: dict[str, Any] = {"length": len(data), "version": metadata.version("trilemma")}
+    if len(event_shape) == 3:
+        order = torch.randperm(len(data), generator=torch.Generator().manual_seed(protocol.seed))
+        images = data.images_uint8(order[: protocol.num])
+        facts["sha256"] = hashlib.sha256(images.numpy().tobytes()).hexdigest()
+        if protocol.extractor or not isinstance(data, StackedDigits):
+            network = protocol.features(images)
+            facts["features"] = [network.name, network.weights_sha256, network.preprocessing]
+    return facts
+
+
+def _run_all(tasks: list[Task], jobs: int, progress: Progress) -> dict[str, Any]:
+    """Results by the names of the tasks; the longest are begun first."""
+    found: dict[str, Any] = {}
+    waiting = []
+    for task in tasks:
+        result = _former(task)
+        if result is None:
+            waiting.append(task)
+        else:
+            found[task.name] = result
+            progress(f"{task.name} was there already", len(found), len(tasks))
+    waiting.sort(key=_cost, reverse=True)
+    if jobs == 1 or len(waiting) < 2:
+        for task in waiting:
+            progress(task.name, len(found), len(tasks))
+            found[task.name] = execute(task)
+        return found
+    with ProcessPoolExecutor(min(jobs, len(waiting)), mp_context=get_context("spawn")) as pool:
+        running = {pool.submit(execute, task): task for task in waiting}
+        while running:
+            finished, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in finished:
+                task = running.pop(future)
+                try:
+                    found[task.name] = future.result()
+                except BrokenProcessPool as error:
+                    raise NumericalError(
+                        f"a process of the report died near {task.name}, perhaps for lack of "
+                        "memory; what was measured is kept: run the same command again, with fewer "
+                        "--jobs or a smaller --batch-size"
+                    ) from error
+                progress(task.name, len(found), len(tasks))
+    return found
+
+
+def _cost(task: Task) -> float:
+    """Guess of the work: calls times networks' size; likelihoods are the longest."""
+    calls = (task.likelihood_num and 1000) or (task.cell.steps or 200)
+    return calls * task.model.num_parameters
+
+
+def execute(task: Task) -> Any:
+    """Measure one task and keep its result; a mistake becomes the row's error."""
+    if task.threads:
+        torch.set_num_threads(task.threads)
+    shards = task.path.with_name(f"{task.path.stem}.{task.digest[:12]}.shards")
+    try:
+        result = _measured(task, shards)
+    except (TrilemmaError, RuntimeError) as error:  # also for lack of memory
+        words = str(error).splitlines()[0]
+        return {"error": words} if task.likelihood_num else replace(task.cell, error=words)
+    _keep(task, result)
+    shutil.rmtree(shards, ignore_errors=True)
+    return result
+
+
+def _measured(task: Task, shards: Path) -> Any:
+    """A likelihood, or a cell without times."""
+    samples = None
+    if task.model.family == "samples":
+        samples = read_npz(task.model.where)[: task.protocol.num]
+        pipeline, card, nfe = None, {}, 0
+    else:
+        pipeline = load(task.model.where, device=task.protocol.device)
+        card = pipeline.card
+        if task.likelihood_num:
+            return measure_likelihood(pipeline, task.protocol, task.likelihood_num)
+        samples, nfe = draw(pipeline, task.rung, task.protocol, shards)
+    cell = replace(task.cell, nfe=nfe)
+    return judge(samples, task.protocol, cell, card, Path(task.folder))
+
+
+def _keep(task: Task, result: Any) -> None:
+    """Write a result with the digest of its protocol."""
+    fields = asdict(result) if isinstance(result, Cell) else result
+    content = {"digest": task.digest, "result": plain(fields)}
+    write_bytes(task.path, json.dumps(content, indent=1, allow_nan=False).encode())
+
+
+def _former(task: Task) -> Any:
+    """The result of an earlier run under the same protocol, if there is one."""
+    try:
+        content = json.loads(task.path.read_text())
+        if content["digest"] != task.digest:
+            return None
+        result = content["result"]
+        if task.likelihood_num:
+            return result
+        cell = read_cell(result)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # absent, or of another program: measured again
+    pictures = Path(task.folder) / cell.pictures
+    return replace(cell, is_default=task.cell.is_default) if pictures.exists() else None
+
+
+def _timed(task: Task, cell: Cell, entries: list[Entry], patience: float) -> Cell:
+    """The cell with its times, measured on this machine unless they were before."""
+    pipeline = next(e.pipeline for e in entries if e.model.name == task.model.name)
+    if cell.error or pipeline is None:
+        return cell
+    path, here = task.path.with_suffix(".time.json"), _hardware(task.protocol.device)
+    try:
+        former = json.loads(path.read_text())
+        if former["digest"] == task.digest and former["hardware"] == here:
+            return read_cell({**asdict(cell), **former["figures"]})
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # never timed, or by another program
+    cell = replace(cell, **time_sampling(pipeline, task.rung, patience))
+    figures = {name: asdict(cell)[name] for name in ("speed", "peak_memory", "memory_batch")}
+    content = {"digest": task.digest, "hardware": here, "figures": figures}
+    write_bytes(path, json.dumps(content, indent=1).encode())
+    return cell
+
+
+def _assembled(
+    entries: list[Entry],
+    tasks: list[Task],
+    done: dict[str, Any],
+    data: Data,
+    protocol: Protocol,
+    ladder: str | Sequence[Rung],
+    likelihood_num: int,
+    command: str,
+) -> Report:
+    """The report from its parts."""
+    models = []
+    for entry in entries:
+        found = done.get(f"{entry.model.name}/likelihood", {"note": "not measured"})
+        if "error" in found:
+            found = {"note": found["error"]}
+        models.append(replace(entry.model, likelihood=found))
+    cells = [done[task.name] for task in tasks if not task.likelihood_num]
+    order = {entry.model.name: i for i, entry in enumerate(entries)}
+    cells.sort(key=lambda cell: (order[cell.model], cell.nfe, cell.key))
+    kind = "points" if isinstance(data, Toy) else "images"
+    return Report(
+        models=tuple(models),
+        cells=tuple(cells),
+        data={
+            "name": protocol.data,
+            "kind": "stacked" if isinstance(data, StackedDigits) else kind,
+            "split": protocol.split,
+            "event_shape": list(data.event_shape),
+            "class_names": _class_names(data, protocol),
+            "length": len(data),
+        },
+        settings={
+            "num": protocol.num,
+            "seed": protocol.seed,
+            "extractor": protocol.extractor,
+            "batch_size": protocol.batch_size,
+            "likelihood_num": likelihood_num,
+            "ladder": ladder if isinstance(ladder, str) else [rung.name for rung in ladder],
+        },
+        hardware=_hardware(protocol.device),
+        date=datetime.date.today().isoformat(),
+        version=metadata.version("trilemma"),
+        command=command,
+    )
+
+
+def _class_names(data: Data, protocol: Protocol) -> list[str]:
+    """Names of the classes that samples are sorted into, if they are."""
+    if isinstance(data, Toy | StackedDigits):
+        return []
+    return list(protocol.features(data.images_uint8([0])).class_names)
+
+
+def _hardware(device: str) -> dict[str, Any]:
+    """Where times are measured."""
+    name = platform.processor() or platform.machine()
+    if device.startswith("cuda"):
+        name = torch.cuda.get_device_name(device)
+    else:
+        with contextlib.suppress(OSError, StopIteration):
+            lines = Path("/proc/cpuinfo").read_text().splitlines()
+            name = (
+                next(line for line in lines if line.startswith("model name")).split(":")[1].strip()
+            )
+    return {
+        "device": device,
+        "name": name,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }

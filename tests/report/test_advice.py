@@ -1,0 +1,190 @@
+"""Advice: small reports whose best choice is plain, and reports with nothing to choose."""
+
+import dataclasses
+import math
+
+from trilemma.metrics import Record
+from trilemma.report.advice import advice
+from trilemma.report.record import Cell, Model, Report, Speed
+
+
+def record(value, name="fd_digits", error=None, floor=0.1, num=1000, **changes):
+    fields = {
+        "lower_is_better": name.startswith(("fd", "fid", "mode")),
+        "num_fake": num,
+        "num_real": num,
+        "split": "train",
+        "extractor": "digits",
+        "weights_sha256": "a",
+        "preprocessing": "grey",
+        "error": error,
+        "floor": floor,
+    }
+    return Record(name=name, value=value, **fields | changes)
+
+
+def cell(model, nfe, *records, ms=None, **changes):
+    fields = {
+        "key": f"{model}/gddim-{nfe}",
+        "model": model,
+        "sampler": "gddim",
+        "steps": nfe,
+        "grid": "uniform",
+        "is_default": False,
+        "nfe": nfe,
+        "records": records,
+    }
+    if ms is not None:
+        timed = {"fastest": ms, "slowest": ms, "repeats": 3}
+        sizes = ((1, 50.0), (64, ms))
+        fields["speed"] = tuple(Speed(batch_size=b, ms_per_image=t, **timed) for b, t in sizes)
+    return Cell(**fields | changes)
+
+
+def report(*cells, likelihoods=None, families=None, errors=None, kind="images"):
+    likelihoods, families, errors = likelihoods or {}, families or {}, errors or {}
+    names = dict.fromkeys([*(cell.model for cell in cells), *likelihoods, *errors])
+    models = tuple(
+        Model(
+            name=n,
+            where=n,
+            family=families.get(n, "ddpm"),
+            likelihood=likelihoods.get(n, {}),
+            error=errors.get(n, ""),
+        )
+        for n in names
+    )
+    return Report(
+        models=models,
+        cells=cells,
+        data={"name": "mnist", "kind": kind, "class_names": ["zero", "one", "two"]},
+        settings={},
+        hardware={"name": "AMD EPYC"},
+        date="2026-11-24",
+        version="0",
+        command="",
+    )
+
+
+SEVERAL = (
+    cell("gan", 4, record(5.0, error=0.1), ms=1.0),
+    cell("latent", 10, record(0.9, error=0.05), ms=6.0),
+    cell("latent", 20, record(0.5, error=0.05), ms=12.0),
+    cell("pixel", 1000, record(0.48, error=0.05), ms=950.0),
+)
+
+
+def test_of_several_models():
+    few, _, best, fast = advice(report(*SEVERAL))
+    assert few.cell == "latent/gddim-10"  # 0.9 is within twice 0.48
+    assert "gan/gddim-4 takes 4, but is not among them: 5 (4.8 to 5.2)" in few.reason
+    assert best.cell == "latent/gddim-20"  # level with 0.48, and cheaper
+    assert "level within" in best.reason
+    assert fast.cell == "latent/gddim-10"
+    assert "6 ms each in batches of 64 on AMD EPYC" in fast.answer
+
+
+def test_best_is_the_lowest_where_intervals_do_not_meet():
+    sharp = [
+        dataclasses.replace(c, records=(dataclasses.replace(c.records[0], error=0.001),))
+        for c in SEVERAL
+    ]
+    assert advice(report(*sharp))[2].cell == "pixel/gddim-1000"
+
+
+def test_ties_go_by_calls_where_nothing_was_timed():
+    cells = [dataclasses.replace(c, speed=()) for c in SEVERAL]
+    _, _, best, fast = advice(report(*cells))
+    assert best.cell == "latent/gddim-20" and "by calls" in best.reason
+    assert fast.cell == "" and "Nothing was timed" in fast.answer
+
+
+def test_a_missing_class_is_not_acceptable():
+    real = (100, 100, 100)
+    poor = cell("a", 4, record(0.5), class_counts=(150, 2, 148), real_class_counts=real, ms=1.0)
+    whole = cell("b", 50, record(0.6), class_counts=real, real_class_counts=real, ms=9.0)
+    few, _, best, fast = advice(report(poor, whole))
+    assert few.cell == fast.cell == "b/gddim-50"
+    assert "hardly ever draws one" in few.reason
+    assert best.cell == "a/gddim-4" and "Beware: it hardly ever draws one" in best.reason
+    alone = advice(report(poor))
+    assert alone[0].cell == "a/gddim-4" and "least bad" in alone[0].answer
+    assert alone[3].cell == "" and "No cell is good enough" in alone[3].answer
+
+
+def test_low_coverage_is_a_warning():
+    coverage = record(0.5, "coverage", floor=0.9)
+    few = advice(report(cell("a", 4, record(0.5), coverage)))[0]
+    assert "coverage is 0.50 where real data score 0.90" in few.reason
+    fine = dataclasses.replace(coverage, value=0.61)
+    assert "coverage" not in advice(report(cell("a", 4, record(0.5), fine)))[0].reason
+
+
+def test_twice_the_best_counts_from_what_real_data_score():
+    cells = cell("a", 50, record(0.01, floor=0.3)), cell("b", 4, record(0.55, floor=0.3))
+    assert advice(report(*cells))[0].cell == "b/gddim-4"
+
+
+def test_points_go_by_the_share_near_a_mode():
+    def points(model, nfe, share, modes):
+        counts = {"floor": 25.0, "num": 2500}
+        return cell(
+            model,
+            nfe,
+            record(share, "high_quality", num=2500),
+            record(float(modes), "num_modes", **counts),
+        )
+
+    cells = points("gan", 1, 0.955, 15), points("ddgan", 4, 0.97, 25), points("ddpm", 50, 0.7, 25)
+    few, _, best, _ = advice(report(*cells, kind="points"))
+    assert few.cell == best.cell == "ddgan/gddim-4"
+    assert "15 of 25 modes" in few.reason and "higher is better" in few.answer
+
+
+def test_few_samples_cannot_show_all_modes():
+    """1000 perfect samples of 1000 modes hit 632 of them: not a fault of the model."""
+    fair = cell("a", 4, record(0.6, "mode_kl"), record(640.0, "num_modes", floor=1000.0))
+    assert "modes" not in advice(report(fair))[0].reason.split("missing")[1]
+    poor = cell("a", 4, record(0.6, "mode_kl"), record(600.0, "num_modes", floor=1000.0))
+    assert "600 of 1000 modes" in advice(report(poor))[0].reason
+
+
+def test_likelihoods():
+    bits = {"kind": "NLL by the probability flow", "bits_per_dim": 2.08, "nats": -2676.0}
+    bound = {"kind": "upper bound on the NLL", "bits_per_dim": 1.21, "bits_per_dim_interval": 0.03}
+    families = {"gan": "ddgan", "latent": "lsgm"}
+    likelihoods = {"pixel": bits, "latent": bound}
+    found = advice(report(*SEVERAL, likelihoods=likelihoods, families=families))[1]
+    assert found.answer.startswith("latent.") and found.cell == "latent/gddim-10"
+    assert "latent: at most 1.21 ± 0.03, upper bound" in found.answer
+    assert "pixel: 2.08, estimate" in found.answer
+    assert "gan has none: a GAN has no likelihood" in found.reason
+    none = advice(report(*SEVERAL, likelihoods={"pixel": {"bits_per_dim": math.nan}}))[1]
+    assert none.answer == "None of these." and none.cell == ""
+
+
+def test_other_protocols_are_left_out():
+    other = cell("b", 1, record(0.01, split="test"))
+    few, _, best, _ = advice(report(SEVERAL[1], SEVERAL[2], other))
+    assert best.cell == "latent/gddim-20" and "b/gddim-1" in best.reason
+    assert few.cell == "latent/gddim-10"
+
+
+def test_samples_from_a_file_are_no_model():
+    drawn = cell("file", 0, record(0.1))
+    few, likelihoods, best, _ = advice(report(drawn, *SEVERAL, families={"file": "samples"}))
+    assert few.cell == "latent/gddim-10" and best.cell == "latent/gddim-20"
+    assert "file/gddim-0" in few.reason and "no model" in likelihoods.reason
+
+
+def test_one_model():
+    found = advice(report(SEVERAL[1]))
+    assert [entry.cell for entry in found] == ["latent/gddim-10", "", *["latent/gddim-10"] * 2]
+
+
+def test_all_failed():
+    broken = cell("a", 4, error="out of memory")
+    for made in (report(broken, errors={"b": "no such file"}), report()):
+        found = advice(made)
+        assert len(found) == 4 and all(entry.cell == "" and entry.reason for entry in found)
+    assert "a/gddim-4: out of memory" in advice(report(broken))[0].reason

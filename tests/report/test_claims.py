@@ -1,0 +1,283 @@
+"""Verdicts on the papers' claims: small reports whose answer is known beforehand."""
+
+import dataclasses
+import math
+
+import pytest
+
+from trilemma.metrics import Record
+from trilemma.report.claims import claims, interval_of, missing_classes
+from trilemma.report.record import Cell, Model, Report, Speed
+
+
+def record(value, name="fd_digits", error=None, floor=0.1, num=1000, **changes):
+    fields = {
+        "lower_is_better": name.startswith(("fd", "fid", "mode")),
+        "num_fake": num,
+        "num_real": num,
+        "split": "train",
+        "extractor": "digits",
+        "weights_sha256": "a",
+        "preprocessing": "grey",
+        "error": error,
+        "floor": floor,
+    }
+    return Record(name=name, value=value, **fields | changes)
+
+
+def cell(model, nfe, *records, sampler="gddim", ms=None, **changes):
+    fields = {
+        "key": f"{model}/{sampler}-{nfe}",
+        "model": model,
+        "sampler": sampler,
+        "steps": nfe,
+        "grid": "uniform",
+        "is_default": False,
+        "nfe": nfe,
+        "records": records,
+        "speed": () if ms is None else tuple(speed(b, ms) for b in (1, 64)),
+    }
+    return Cell(**fields | changes)
+
+
+def speed(batch, ms):
+    return Speed(batch_size=batch, ms_per_image=ms, fastest=ms, slowest=ms, repeats=3)
+
+
+def report(*cells, data="mnist", models=(), **sizes):
+    """A report whose models are named after their families, with a number if there are two."""
+    names = dict.fromkeys(cell.model for cell in cells)
+    made = [
+        Model(name=n, where=n, family=n.split("-")[0], num_parameters=sizes.get(n, 10))
+        for n in names
+    ]
+    return Report(
+        models=(*made, *models),
+        cells=cells,
+        data={"name": data, "kind": "images"},
+        settings={},
+        hardware={},
+        date="2026-11-24",
+        version="0",
+        command="",
+    )
+
+
+def verdict(number, *cells, **settings):
+    found = claims(report(*cells, **settings))
+    assert len(found) == 5
+    return found[number]
+
+
+LATENT, SPLIT, NEAR, FAST, MODES = range(5)
+
+
+def test_nothing_measured_is_never_a_verdict():
+    for claim in claims(report()):
+        assert claim.verdict == "not comparable"
+        assert claim.reason.startswith(("add", "it has")) and not claim.measured
+        assert claim.statement and claim.published and claim.source
+
+
+@pytest.mark.parametrize(
+    ("latent", "pixel", "expected"),
+    [
+        ((0.8, 0.1), (1.6, 0.1), "reproduced"),  # clearly better
+        ((1.6, 0.01), (0.8, 0.01), "not reproduced"),
+        ((1.1, 0.1), (1.0, 0.1), "reproduced"),  # 0.90 to 1.30 meets 0.80 to 1.20
+        ((1.5, 0.1), (1.0, 0.1), "not reproduced"),  # from 1.304, to 1.196
+        ((1.5, 0.2), (1.0, 0.1), "reproduced"),  # from 1.108: width 0.784 below 1.5
+        ((1.5, 0.4), (1.0, 0.1), "not comparable"),  # width 1.568 above 1.5: decides nothing
+        ((1.5, None), (1.0, None), "not reproduced"),
+    ],
+)
+def test_few_latent_calls(latent, pixel, expected):
+    one = cell("lsgm", 20, record(latent[0], error=latent[1]))
+    other = cell("ddpm", 1000, record(pixel[0], error=pixel[1]))
+    assert verdict(LATENT, one, other).verdict == expected
+
+
+def test_few_latent_calls_names_the_fewest_and_the_longest_walk():
+    cells = [
+        cell("lsgm", 5, record(3.0, error=0.01)),
+        cell("lsgm", 10, record(0.9, error=0.01)),
+        cell("lsgm", 20, record(0.8, error=0.01)),
+        cell("ddpm", 50, record(0.1, error=0.01)),
+        cell("ddpm", 1000, record(1.6, error=0.01)),
+    ]
+    claim = verdict(LATENT, *cells)
+    assert claim.verdict == "reproduced"
+    assert "lsgm/gddim-10, 10 calls: 0.9 (0.88 to 0.92)" in claim.measured
+    assert "ddpm/gddim-1000, 1000 calls: 1.6" in claim.measured
+    assert "figures are not comparable, the relation is" in claim.reason
+    late = verdict(LATENT, cells[0], cell("lsgm", 40, record(0.9, error=0.01)), cells[-1])
+    assert late.verdict == "not reproduced" and "40 calls" in late.reason
+
+
+def test_few_latent_calls_says_what_is_missing():
+    one = cell("lsgm", 20, record(1.0))
+    assert "ddpm or edm" in verdict(LATENT, one).reason
+    assert "ancestral:1000" in verdict(LATENT, one, cell("ddpm", 50, record(1.0))).reason
+    slow = cell("lsgm", 40, record(1.0))
+    assert "at most 23 calls" in verdict(LATENT, slow, cell("ddpm", 100, record(1.0))).reason
+    failed = cell("ddpm", 100, error="out of memory")
+    assert "ddpm/gddim-100 failed: out of memory" in verdict(LATENT, one, failed).reason
+    broken = Model(name="x", where="x", family="ddpm", error="no such file")
+    assert "x failed: no such file" in verdict(LATENT, one, models=(broken,)).reason
+
+
+def test_other_protocols_are_not_compared():
+    one = cell("lsgm", 20, record(0.5))
+    for change in ({"split": "test"}, {"num": 500}, {"extractor": "inception"}):
+        claim = verdict(LATENT, one, cell("ddpm", 1000, record(1.0, **change)))
+        assert claim.verdict == "not comparable" and "cannot be compared" in claim.reason
+
+
+def test_published_data_are_told_apart():
+    cells = cell("lsgm", 20, record(0.5)), cell("ddpm", 1000, record(1.0))
+    assert "the published data" in verdict(LATENT, *cells, data="some/celeba_hq-256").reason
+    assert "other data" in verdict(LATENT, *cells, data="cifar10").reason
+
+
+def langevin(steps, sscs, euler, error=0.05, name="fd_digits", **changes):
+    return (
+        cell("cld", steps, record(sscs, name, error), sampler="sscs", **changes),
+        cell("cld", steps, record(euler, name, error), sampler="euler_maruyama"),
+    )
+
+
+def test_splitting_needs_one_clear_win_and_no_clear_loss():
+    assert verdict(SPLIT, *langevin(20, 2.0, 3.0)).verdict == "reproduced"
+    assert verdict(SPLIT, *langevin(20, 3.0, 2.0)).verdict == "not reproduced"
+    level = verdict(SPLIT, *langevin(20, 2.0, 2.1))
+    assert level.verdict == "not reproduced" and "more samples" in level.reason
+    both = [*langevin(20, 2.0, 3.0), *langevin(50, 2.0, 2.1)]
+    assert verdict(SPLIT, *both).verdict == "reproduced"
+    lost = verdict(SPLIT, *langevin(20, 2.0, 3.0), *langevin(100, 3.0, 2.0))
+    assert lost.verdict == "not reproduced" and "worse at 100 steps" in lost.reason
+    many = verdict(SPLIT, *langevin(20, 2.0, 3.0), *langevin(200, 3.0, 2.0))
+    assert many.verdict == "reproduced"
+
+
+def test_splitting_compares_equal_grids_and_steps_only():
+    one, other = langevin(20, 2.0, 3.0, grid="quadratic")
+    assert verdict(SPLIT, one, other).verdict == "not comparable"
+    one, other = langevin(20, 2.0, 3.0)
+    assert verdict(SPLIT, one, dataclasses.replace(other, steps=30)).verdict == "not comparable"
+    assert verdict(SPLIT, *langevin(200, 2.0, 3.0)).verdict == "not comparable"
+
+
+def test_splitting_of_points_goes_by_the_share_near_a_mode():
+    one, other = langevin(20, 0.9, 0.5, None, "high_quality")
+    assert verdict(SPLIT, one, other).verdict == "reproduced"
+    assert verdict(SPLIT, *langevin(20, 0.5, 0.9, None, "high_quality")).verdict == "not reproduced"
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "expected"),
+    [
+        (1.78, 0.01, "reproduced"),  # bar: 3.75 / 2.10 = 1.786
+        (1.80, 0.01, "reproduced"),  # from 1.7804
+        (1.90, 0.01, "not reproduced"),
+        (2.20, 1.0, "not comparable"),
+    ],
+)
+def test_near_the_best_score_model_is_as_near_as_published(value, error, expected):
+    cells = [
+        cell("ddgan", 4, record(value, error=error)),
+        cell("ddpm", 1000, record(3.0)),
+        cell("lsgm", 20, record(1.0)),
+    ]
+    claim = verdict(NEAR, *cells)
+    assert claim.verdict == expected and f"{value:.2f} times" in claim.measured
+
+
+def test_eight_calls_are_not_four():
+    assert verdict(NEAR, cell("ddgan", 8, record(1.0)), cell("ddpm", 50, record(1.0))).verdict == (
+        "not comparable"
+    )
+
+
+@pytest.mark.parametrize(
+    ("calls", "ratio", "expected"),
+    [(1000, 390, "reproduced"), (1000, 380, "not reproduced"), (2000, 390, "not reproduced")],
+)
+def test_times_are_held_against_the_row_with_as_many_calls(calls, ratio, expected):
+    ours = cell("ddgan", 4, record(1.0), ms=2.0)
+    claim = verdict(FAST, ours, cell("ddpm", calls, record(1.0), ms=2.0 * ratio))
+    assert claim.verdict == expected and f"{ratio} times" in claim.measured
+
+
+def test_times_need_a_thousand_calls_and_one_batch_size():
+    ours = cell("ddgan", 4, record(1.0), ms=2.0)
+    assert verdict(FAST, ours, cell("ddpm", 999, record(1.0), ms=9e9)).verdict == "not comparable"
+    other = cell("ddpm", 1000, record(1.0), speed=(speed(8, 900.0),))
+    assert "one batch size" in verdict(FAST, ours, other).reason
+    sizes = {"speed": (speed(1, 9e9), speed(64, 2.0 * 390))}
+    slow = cell("ddpm", 1000, record(1.0), **sizes)
+    assert "in batches of 64: 390 times" in verdict(FAST, ours, slow).measured
+    both = [
+        cell("ddpm", 4000, record(1.0), ms=1.0),
+        cell("ddpm", 2000, record(1.0), ms=5000.0, sampler="predictor_corrector"),
+    ]
+    assert verdict(FAST, ours, *both).verdict == "reproduced"  # 2500 times
+
+
+def gan(recall, error=0.01, **changes):
+    return cell("gan", 1, record(recall, "recall", error), record(9.0), **changes)
+
+
+def four(recall, error=0.01, **changes):
+    return cell("ddgan", 4, record(recall, "recall", error), record(3.0), **changes)
+
+
+def test_plain_gan_misses_modes():
+    claim = verdict(MODES, gan(0.4), four(0.7))
+    assert claim.verdict == "reproduced" and "fd_digits 9 against 3" in claim.measured
+    assert verdict(MODES, gan(0.7), four(0.4)).verdict == "not reproduced"
+    assert "more samples" in verdict(MODES, gan(0.69), four(0.70)).reason
+    other = verdict(MODES, gan(0.4), four(0.7), gan=10, ddgan=20)
+    assert other.verdict == "not comparable" and "different sizes" in other.reason
+
+
+def test_plain_gan_tells_its_classes_and_takes_the_model_nearest_to_four_calls():
+    real = (100,) * 3
+    one = gan(0.4, class_counts=(150, 145, 5), real_class_counts=real)
+    two = cell("ddgan-t2", 2, record(0.1, "recall"))
+    claim = verdict(MODES, one, two, four(0.7))
+    assert "gan shows 2 of 3 classes" in claim.measured and "(T = 4)" in claim.measured
+
+
+@pytest.mark.parametrize(
+    ("single", "expected"), [(15, "reproduced"), (24, "not reproduced"), (25, "not reproduced")]
+)
+def test_missed_modes_of_points_have_the_error_of_a_count(single, expected):
+    def modes(value):
+        return record(float(value), "num_modes", floor=25.0)
+
+    cells = cell("gan", 1, modes(single)), cell("ddgan", 4, modes(25))
+    assert verdict(MODES, *cells).verdict == expected  # 24 + 1.96 meets 25, 15 + 6.2 does not
+
+
+def test_intervals():
+    assert interval_of(record(2.0, error=0.5)) == pytest.approx((1.02, 2.0, 2.98))
+    assert interval_of(record(2.0)) == (2.0, 2.0, 2.0)
+    own = record(2.0, error=0.5, low=1.5, high=3.0)
+    assert interval_of(own) == (1.5, 2.0, 3.0)
+    share = interval_of(record(0.5, "high_quality", num=100))
+    assert share == pytest.approx((0.402, 0.5, 0.598))
+
+
+def test_values_that_are_not_finite_are_left_out():
+    claim = verdict(LATENT, cell("lsgm", 20, record(math.nan)), cell("ddpm", 1000, record(1.0)))
+    assert claim.verdict == "not comparable"
+
+
+def test_missing_classes():
+    def classes(counts, real):
+        return missing_classes(cell("gan", 1, class_counts=counts, real_class_counts=real))
+
+    assert classes((90, 9, 201), (100, 100, 100)) == (1,)
+    assert classes((90, 10, 200), (100, 100, 100)) == ()
+    assert classes((0, 300), (19, 281)) == ()  # too few to judge
+    assert classes((), ()) == ()

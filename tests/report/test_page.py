@@ -1,0 +1,401 @@
+"""The page: one file, well-formed, escaped, and with the figures that it was given."""
+
+import base64
+import io
+import math
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import examples
+import numpy as np
+import pytest
+from PIL import Image
+
+from trilemma.metrics import Record
+from trilemma.report import page, words
+from trilemma.report.advice import advice
+from trilemma.report.claims import claims
+from trilemma.report.record import Report
+
+VOID = {"br", "col", "hr", "img", "link", "meta", "wbr"}
+ALL = [
+    examples.digits,
+    examples.points,
+    examples.pictures64,
+    examples.one_model,
+    examples.all_failed,
+    examples.hostile,
+    examples.mixed_protocols,
+]
+
+
+class Reader(HTMLParser):
+    """Checks that elements nest, and collects what the tests ask for."""
+
+    def __init__(self, text):
+        super().__init__(convert_charrefs=True)
+        self.open, self.tags, self.words = [], [], []
+        self.feed(text)
+        self.close()
+        assert not self.open, f"not closed: {self.open}"
+
+    def handle_starttag(self, tag, attributes):
+        assert len(dict(attributes)) == len(attributes), f"an attribute twice in {tag}"
+        self.tags.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        assert not data.strip() or self.open[-1] not in {"ul", "dl", "table", "tr", "tbody"}
+        if "style" not in self.open:
+            self.words.append(data)
+
+    def all(self, name):
+        return [attributes for tag, attributes in self.tags if tag == name]
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """The large example: its folder, the report, the page."""
+    folder = tmp_path_factory.mktemp("digits")
+    report = examples.digits(folder)
+    return folder, report, page.render(report, folder)
+
+
+def rows_of(html, label):
+    """Cells of a table in a labelled box, as words."""
+    box = html.split(f'aria-label="{label}"')[1].split("</table>")[0]
+    rows = re.findall(r"<tr[^>]*>(.*?)</tr>", box, re.DOTALL)
+    cells = [re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row, re.DOTALL) for row in rows]
+    return [[" ".join(re.sub("<[^>]*>", " ", cell).split()) for cell in row] for row in cells]
+
+
+@pytest.mark.parametrize("example", ALL, ids=lambda made: made.__name__)
+def test_every_report_is_one_whole_page(example, tmp_path):
+    report = example(tmp_path)
+    html = page.render(report, tmp_path)
+    assert html.startswith("<!doctype html>")
+    read = Reader(html)
+    ids = [attributes["id"] for _, attributes in read.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    for attributes in read.all("svg"):
+        if attributes.get("aria-hidden") != "true":
+            assert attributes["role"] == "img"
+            assert set(attributes["aria-labelledby"].split()) <= set(ids)
+    for attributes in read.all("a"):
+        assert attributes["href"].removeprefix("#") in ids
+    assert all(attributes["alt"] for attributes in read.all("img"))
+    assert all(attributes["scope"] for attributes in read.all("th"))
+    assert "nan" not in read.text.lower().replace("nano", "").split()
+    assert "None" not in read.text.replace("None of", "")
+
+
+@pytest.mark.parametrize("example", ALL, ids=lambda made: made.__name__)
+def test_the_page_asks_for_nothing_from_outside(example, tmp_path):
+    html = page.render(example(tmp_path), tmp_path)
+    read = Reader(html)
+    for tag, attributes in read.tags:
+        assert tag not in {"script", "link", "iframe", "object", "embed", "base", "form"}
+        for name, value in attributes.items():
+            assert not name.startswith("on")
+            if name in ("src", "href"):
+                assert value.startswith(("data:image/png;base64,", "#"))
+    style = html.split("<style>")[1].split("</style>")[0]
+    assert "url(" not in style
+    assert "@import" not in style
+
+
+def test_a_report_read_back_gives_the_same_page(digits):
+    folder, report, html = digits
+    assert page.render(Report.from_json(report.to_json()), folder) == html
+
+
+def test_what_users_name_never_becomes_markup(tmp_path):
+    html = page.render(examples.hostile(tmp_path), tmp_path)
+    assert "<script" not in html.lower()
+    assert examples.HOSTILE in Reader(html).text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
+
+
+def test_pictures_are_those_of_the_folder(digits):
+    """Read a PNG out of the page: sample i stands at its place, pixel for pixel."""
+    folder, report, html = digits
+    read = Reader(html)
+    for cell in words.chosen(report):
+        alt = f"40 samples of {cell.model}"
+        (found,) = [a for a in read.all("img") if a["alt"] == alt]
+        content = base64.b64decode(found["src"].partition(",")[2])
+        picture = np.asarray(Image.open(io.BytesIO(content)).convert("RGBA"))
+        with np.load(folder / cell.pictures) as archive:
+            samples = archive["samples"]
+        for i in (0, 7, 8, 39):
+            top, left = i // 8 * 30, i % 8 * 30
+            place = picture[top : top + 28, left : left + 28]
+            assert (place[..., :3] == samples[i]).all()
+            assert (place[..., 3] == 255).all()
+        assert (picture[28:30, :, 3] == 0).all()  # margins show the page
+        assert (int(found["width"]), int(found["height"])) == picture.shape[1::-1]
+
+
+def test_large_pictures_are_reduced(tmp_path):
+    report = examples.one_model(tmp_path)
+    big = np.full((4, 256, 128, 3), (200, 30, 60), np.uint8)
+    examples.write(tmp_path, report.cells[0], samples=big)
+    read = Reader(page.render(report, tmp_path))
+    (found,) = [a for a in read.all("img") if a["alt"] == "4 samples of ddgan-mnist"]
+    assert (int(found["width"]), int(found["height"])) == (8 * 48 + 7 * 2, 96)
+    assert "reduced to 96 pixels" in read.text
+
+
+def test_pictures_that_are_not_there_are_named(tmp_path):
+    report = examples.one_model(tmp_path)
+    path = tmp_path / report.cells[0].pictures
+    path.write_bytes(path.read_bytes()[:100])
+    assert "cannot be read" in Reader(page.render(report, tmp_path)).text
+    np.savez(path, other=np.zeros(3))
+    assert "holds no samples" in Reader(page.render(report, tmp_path)).text
+    path.unlink()
+    read = Reader(page.render(report, tmp_path))
+    assert "cells/ddgan-mnist/ancestral-4.npz is not beside the report" in read.text
+    assert not read.all("img")
+
+
+def test_the_table_shows_the_figures_beside_their_floors(digits):
+    rows = rows_of(digits[2], "One line per model")
+    heads = dict(zip(["model", *rows[1]], range(99), strict=False))
+    reference, *models = rows[2:]
+    assert reference[heads["distance"]] == "0.11"
+    assert reference[heads["coverage"]] == "0.97"
+    by_name = {row[0].split()[0]: row for row in models}
+    lsgm = by_name["lsgm-mnist"]
+    assert lsgm[heads["distance"]] == "0.480 ± 0.088 best floor 0.11"  # 1.96 * 0.045
+    assert lsgm[heads["coverage"]] == "0.90 best"
+    assert lsgm[heads["network calls"]] == "20"
+    assert lsgm[heads["bits per dim"]] == "1.213 ± 0.025 best upper bound"
+    assert by_name["ddpm-mnist"][heads["bits per dim"]] == "2.075 ± 0.030 estimate"
+    gan = by_name["gan-mnist"]
+    assert gan[heads["precision"]] == "0.62 †"  # coverage is below half of its floor
+    assert gan[heads["modes found"]] == "9 of 10"
+    assert gan[heads["network calls"]] == "1 best"
+    assert gan[heads["ms per image"]] == "1.04 best"
+    assert gan[heads["ms, batch of 64"]] == "0.61 best"
+    assert "no model.safetensors" in by_name["edm-mine"][1]
+    assert "failed" in by_name["edm-mine"][1]
+
+
+def test_precision_never_stands_alone(digits):
+    for label in ("One line per model", "All cells"):
+        assert {"precision", "density", "coverage", "recall"} <= set(rows_of(digits[2], label)[1])
+
+
+def test_all_cells_are_there_folded_away_with_their_failures(digits):
+    _, report, html = digits
+    folded = html.split("<details>")[1].split("</details>")[0]
+    rows = rows_of(html, "All cells")
+    assert len(rows) == 2 + 1 + len(report.cells) + 1  # heads, real data, cells, model that failed
+    assert "score at t = 0.2 is not finite; draw with more steps" in folded
+
+
+def test_columns_without_figures_are_left_out(tmp_path):
+    points = rows_of(page.render(examples.points(tmp_path), tmp_path), "One line per model")
+    assert "precision" not in points[1]
+    assert "distance" not in points[1]
+    assert {"near a mode", "modes found"} <= set(points[1])
+    assert "Likelihood" not in points[0]
+
+
+def test_what_cannot_be_compared_is_said_and_not_drawn_together(tmp_path, digits):
+    report = examples.mixed_protocols(tmp_path)
+    html = page.render(report, tmp_path)
+    assert "num_fake is 500 instead of 10000" in Reader(html).text
+    rows = rows_of(html, "One line per model")
+    distances = [row[1] for row in rows[2:] if len(row) > 2]
+    assert not any("best" in text for text in distances)
+    plots = re.findall(r'<svg[^>]*aria-labelledby="(time|calls)-\d-wide.*?</svg>', html)
+    drawn = [p for p in re.split(r"(?=<svg)", html) if "-wide-title" in p[:300]]
+    assert len(drawn) == len(plots) == 4  # time and calls, for each protocol
+    for plot in drawn:
+        assert ("lsgm-mnist" in plot) != ("ddpm-mnist" in plot)
+    assert 'class="warning" role="note"' not in digits[2]
+
+
+def test_advice_and_claims_stand_on_the_page(digits):
+    _, report, html = digits
+    text = Reader(html).text
+    for one in advice(report):
+        assert " ".join(one.question.split()) in text
+        assert " ".join(one.answer.split()) in text
+        assert " ".join(one.reason.split()) in text
+    for claim in claims(report):
+        assert " ".join(claim.statement.split()) in text
+        assert claim.verdict in text
+    assert report.command in text
+
+
+def test_missing_classes_are_named(digits):
+    text = Reader(digits[2]).text
+    assert "Never drawn: 8." in text
+    assert text.count("All 10 classes are drawn.") == 5
+
+
+def test_copies_are_told_in_words(digits):
+    text = Reader(digits[2]).text
+    assert text.count("No sign of copying: ") == 4
+    assert "Signs of copying: 6.4 % of 2,000 samples (95 % interval 5.8 % to 7.0 %)" in text
+    assert "Not checked: needs training and test data: no split 'test'." in text
+
+
+def test_stacked_digits_stand_beside_published_rows(tmp_path):
+    report = examples.one_model(tmp_path)
+    shared = examples.SHARED | {"num_fake": 26_000}
+    records = (
+        Record(name="num_modes", value=997, lower_is_better=False, floor=1000, **shared),
+        Record(name="mode_kl", value=0.0831, lower_is_better=True, floor=0.0196, **shared),
+    )
+    cell = replace(report.cells[0], records=records, class_counts=(), memorisation={})
+    data = dict(report.data) | {"kind": "stacked", "class_names": [f"{i:03d}" for i in range(1000)]}
+    stacked = replace(report, cells=(cell,), data=data)
+    text = Reader(page.render(stacked, tmp_path)).text
+    assert "Some modes are missing in ddgan-mnist." in text
+    assert "997 0.0831 this report" in text
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [
+        (0.0, 3, "0"),
+        (5.234, 3, "5.23"),
+        (0.01234, 2, "0.012"),
+        (1234.5, 3, "1,234"),
+        (-0.5, 2, "-0.50"),
+        (None, 3, "–"),
+        (math.nan, 3, "–"),
+        (math.inf, 3, "–"),
+        (1e-9, 3, "0.000000"),
+    ],
+)
+def test_figures(value, digits, text):
+    assert words.figure(value, digits) == text
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "text"),
+    [(0.61, "0.61 ms"), (48.2, "48 ms"), (953.5, "0.95 s"), (600_000, "10 min"), (math.nan, "–")],
+)
+def test_durations(milliseconds, text):
+    assert words.duration(milliseconds) == text
+
+
+def test_small_words():
+    assert words.size_text(4_396_552) == "4.4 MB"
+    assert words.size_text(999) == "999 B"
+    assert words.amount(1_097_000) == "1.1 M"
+    assert words.amount(25_300) == "25 k"
+    assert words.amount(950) == "950"
+    assert words.plural(1, "call") == "1 call"
+    assert words.plural(1000, "call") == "1,000 calls"
+    assert words.listed([]) == ""
+    assert words.listed(["a"]) == "a"
+    assert words.listed(["a", "b", "c"]) == "a, b and c"
+    assert words.listed([str(i) for i in range(14)], 3) == "0, 1, 2 and 11 more"
+
+
+def test_intervals_that_are_not_symmetric_show_both_ends():
+    shared = {"name": "fd_digits", "lower_is_better": True} | examples.SHARED
+    assert words.record_text(Record(value=1.0, low=0.9, high=1.1, **shared)) == "1.00 ± 0.10"
+    assert (
+        words.record_text(Record(value=1.0, low=0.9, high=1.4, **shared)) == "1.00 (0.90 to 1.40)"
+    )
+    assert words.record_text(Record(value=1.0, **shared)) == "1.00"
+    assert words.record_text(None) == "–"
+
+
+def test_the_front_is_what_nothing_else_beats():
+    """Against a count of dominating cells by hand, over random cells with ties."""
+    draw = np.random.default_rng(0)
+    cells = []
+    for i in range(40):
+        distance, calls = (float(v) for v in draw.integers(1, 9, 2))
+        made = examples.records(distance, 0.1, 0.5, 0.5, 0.5, 0.5)
+        cells.append(examples.cell(f"m{i}", "gddim", int(calls), made, 1.0))
+    found = words.front(cells, lambda cell: float(cell.nfe), words.MEASURES["distance"])
+    pairs = np.array([(cell.nfe, cell.value("distance")) for cell in cells])
+    for cell, pair in zip(cells, pairs, strict=True):
+        beaten = ((pairs <= pair).all(1) & (pairs < pair).any(1)).any()
+        assert (cell.key in found) == (not beaten)
+    unknown = replace(cells[0], key="x/y", records=())
+    assert "x/y" not in words.front([unknown], lambda cell: 1.0, words.MEASURES["distance"])
+
+
+def test_a_model_shows_its_default_or_else_its_best(digits):
+    report = digits[1]
+    assert [cell.key for cell in words.chosen(report) if cell.model == "lsgm-mnist"] == [
+        "lsgm-mnist/gddim-20"
+    ]
+    bare = replace(report, cells=tuple(replace(c, is_default=False) for c in report.cells))
+    keys = {cell.model: cell.key for cell in words.chosen(bare)}
+    assert keys["ddpm-mnist"] == "ddpm-mnist/ancestral-1000"
+    assert keys["cld-mnist"] == "cld-mnist/gddim-50"
+
+
+def test_best_marks_all_that_are_level_and_nobody_alone(digits):
+    report = digits[1]
+    near = examples.records(0.52, 0.05, 0.75, 0.87, 0.73, 0.90)
+    cells = [replace(c, records=near) if c.model == "ddpm-mnist" else c for c in report.cells]
+    found = words.table(report, [c for c in cells if c.is_default])
+    k = next(i for i, column in enumerate(found.columns) if column.title == "distance")
+    best = {row.title for row in found.rows if row.entries and row.entries[k].is_best}
+    assert best == {"lsgm-mnist", "ddpm-mnist"}
+    alone = words.table(report, report.cells[:1])
+    assert not any(entry.is_best for row in alone.rows for entry in row.entries)
+
+
+def test_a_model_is_named_once_in_a_plot_and_its_samplers_beside_their_lines(digits):
+    html = digits[2]
+    plot = next(p for p in re.split(r"(?=<svg)", html) if 'labelledby="time-0-wide' in p[:300])
+    shown = re.findall(r"<text[^>]*halo[^>]*>([^<]*)</text>", plot)
+    assert [text for text in shown if "ddpm" in text] == ["ddpm-mnist ancestral"]
+    assert "gddim" in shown
+    assert "lsgm-mnist" in shown
+    narrow = next(p for p in re.split(r"(?=<svg)", html) if 'labelledby="time-0-narrow' in p[:300])
+    shown = re.findall(r"<text[^>]*halo[^>]*>([^<]*)</text>", narrow)
+    assert [text for text in shown if "ddpm" in text] == ["ddpm-mnist"]
+
+
+def luminance(colour):
+    """Relative luminance of #rrggbb (WCAG 2.2)."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return sum(w * p for w, p in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def contrast(one, other):
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_colours_have_enough_contrast_in_light_and_dark(digits):
+    style = digits[2].split("<style>")[1].split("</style>")[0]
+    light, dark = (
+        dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", block))
+        for block in re.findall(r":root \{(.*?)\}", style, re.DOTALL)[:2]
+    )
+    assert set(light) == set(dark)
+    for colours in (light, dark):
+        for text in ("ink", "soft", "link", "good", "bad"):
+            for ground in ("paper", "raised"):
+                assert contrast(colours[text], colours[ground]) >= 4.5, (text, ground)
+        assert contrast(colours["ink"], colours["mark"]) >= 4.5
+        assert contrast(colours["soft"], colours["mark"]) >= 4.5
+        assert contrast(colours["ink"], colours["warn"]) >= 4.5
+        for i in range(7):
+            assert contrast(colours[f"s{i}"], colours["paper"]) >= 3, i

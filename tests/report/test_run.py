@@ -1,0 +1,254 @@
+"""Running a report: figures of their cells, broken models, killed runs, several processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from trilemma.cli import main
+from trilemma.errors import CheckpointError, ConfigError
+from trilemma.evaluation import evaluate_samples, reference_data
+from trilemma.images import save_images, to_uint8
+from trilemma.metrics import mnist_reference
+from trilemma.pipeline import bundled_models, load
+from trilemma.report.ladder import Rung, read_ladder
+from trilemma.report.measure import Protocol
+from trilemma.report.record import Report
+from trilemma.report.run import run_report
+
+NUM = 48
+PROTOCOL = Protocol("digits", "test", NUM, seed=3, batch_size=32)
+FAST = {"patience": 0.01, "ladder": (Rung(),)}
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory):
+    path = tmp_path_factory.mktemp("broken") / "broken.safetensors"
+    path.write_bytes(bundled_models()["ddgan-mnist"].read_bytes()[:-100])
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, broken):
+    """A report of two good models, a broken one, an absent one and a file of samples."""
+    folder = tmp_path_factory.mktemp("report")
+    digits = folder / "digits.npz"
+    save_images(digits, mnist_reference().images[:NUM])
+    models = ["ddgan-mnist", str(broken), "no-such-model", "ddgan-mnist", str(digits)]
+    report = run_report(models, PROTOCOL, folder / "out", likelihood_num=4, **FAST)
+    return report, folder / "out"
+
+
+def figures(report):
+    return {cell.key: cell.records for cell in report.cells}
+
+
+def test_figures_are_those_of_evaluate(finished):
+    report, folder = finished
+    drawn = to_uint8(load("ddgan-mnist").sample(NUM, seed=3, batch_size=NUM))
+    data = reference_data("digits", "test", (1, 28, 28))
+    expected = evaluate_samples(drawn, data, NUM, split="test", seed=3)
+    cell = report.cells[0]
+    assert cell.key == "ddgan-mnist/ancestral-4"
+    assert (cell.nfe, cell.steps, cell.is_default) == (4, 4, True)
+    found = {record.name: record for record in cell.records}
+    assert set(found) == {record.name for record in expected}
+    for record in expected:
+        assert found[record.name].value == pytest.approx(record.value, rel=1e-6, abs=1e-9)
+    with np.load(folder / cell.pictures) as archive:
+        assert np.array_equal(archive["samples"], drawn.permute(0, 2, 3, 1).numpy())
+    assert sum(cell.class_counts) == sum(cell.real_class_counts) == NUM
+    assert len(report.data["class_names"]) == len(cell.class_counts) == 10
+
+
+def test_models_that_cannot_be_read_have_a_row_with_the_reason(finished):
+    report, _ = finished
+    errors = {model.name: model.error for model in report.models}
+    assert list(errors) == ["ddgan-mnist", "broken", "no-such-model", "ddgan-mnist-2", "digits"]
+    assert "broken" in errors["broken"]
+    assert "no model 'no-such-model'" in errors["no-such-model"]
+    assert not errors["ddgan-mnist"] and not errors["ddgan-mnist-2"]
+    assert {cell.model for cell in report.cells} == {"ddgan-mnist", "ddgan-mnist-2", "digits"}
+
+
+def test_samples_from_a_file_are_judged_and_not_timed(finished):
+    report, _ = finished
+    cell = next(report.measured("digits"))
+    assert cell.nfe == 0 and not cell.speed
+    assert cell.value("coverage") > 0.9
+    assert report.family_of(cell) == "samples"
+
+
+def test_times_memory_and_likelihood_are_there_or_explained(finished):
+    report, _ = finished
+    cell = report.cells[0]
+    assert [speed.batch_size for speed in cell.speed] == [1, 64]
+    for speed in cell.speed:
+        assert 0 < speed.fastest <= speed.ms_per_image <= speed.slowest
+    assert cell.milliseconds() == cell.speed[1].ms_per_image
+    assert cell.peak_memory is None or 0 <= cell.peak_memory < 2**31
+    assert "score" in report.models[0].likelihood["note"]
+    assert report.models[0].num_parameters == sum(
+        p.numel() for p in load("ddgan-mnist").method.generator.parameters()
+    )
+
+
+def test_the_report_is_on_disk_in_three_forms(finished):
+    report, folder = finished
+    again = Report.from_json((folder / "report.json").read_text())
+    assert again.to_json() == report.to_json()
+    page = (folder / "report.html").read_text()
+    assert "ddgan-mnist" in page and "no-such-model" in page
+    assert "ddgan-mnist" in (folder / "report.md").read_text()
+    assert not list(folder.glob("cells/**/*.shards"))
+
+
+def test_what_was_measured_is_not_measured_again(finished):
+    report, folder = finished
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("cells/*/*")}
+    assert len(before) >= 7
+    again = run_report(["ddgan-mnist"], PROTOCOL, folder, **FAST)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert again.cells[0] == report.cells[0]
+
+
+@pytest.mark.parametrize("change", [{"seed": 4}, {"num": 40}])
+def test_another_protocol_is_measured_again(finished, change, tmp_path):
+    report, _ = finished
+    first = run_report(["ddgan-mnist"], PROTOCOL, tmp_path, **FAST)
+    options = {"data": "digits", "split": "test", "num": NUM, "seed": 3, "batch_size": 32}
+    second = run_report(["ddgan-mnist"], Protocol(**(options | change)), tmp_path, **FAST)
+    assert figures(first)["ddgan-mnist/ancestral-4"] != figures(second)["ddgan-mnist/ancestral-4"]
+    assert figures(first)["ddgan-mnist/ancestral-4"] == report.cells[0].records
+
+
+def test_several_processes_measure_the_same(finished, tmp_path):
+    report, _ = finished
+    models = ["ddgan-mnist", "ddgan-mnist"]
+    again = run_report(models, PROTOCOL, tmp_path, jobs=2, **FAST)
+    expected = {key: records for key, records in figures(report).items() if "ddgan" in key}
+    assert figures(again) == expected
+
+
+def test_a_rung_that_does_not_fit_says_why_and_the_rest_goes_on(tmp_path):
+    ladder = read_ladder(["default", "heun:4"])
+    report = run_report(["ddgan-mnist"], PROTOCOL, tmp_path, patience=0.01, ladder=ladder)
+    good, bad = sorted(report.cells, key=lambda cell: bool(cell.error))
+    assert good.records and not bad.records
+    assert "heun" in bad.error.lower()
+    assert bad.error in (tmp_path / "report.md").read_text().replace("\\", "")
+
+
+KILLED = """
+import sys
+from trilemma.report.ladder import Rung
+from trilemma.report.measure import Protocol
+from trilemma.report.run import run_report
+run_report(["ddgan-mnist"], Protocol("digits", "test", 1024, seed=5, batch_size=64), sys.argv[1],
+           ladder=(Rung(),), patience=0.01)
+"""
+
+
+def test_a_killed_report_continues_with_the_same_figures(tmp_path):
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "killed")]
+    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("killed/cells/*/*.shards/*.npz")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    shard = next(tmp_path.glob("killed/cells/*/*.shards/*.npz"))
+    with np.load(shard) as archive:
+        kept = archive["samples"]
+    assert not (tmp_path / "killed" / "report.json").exists()
+    protocol = Protocol("digits", "test", 1024, seed=5, batch_size=64)
+    poisoned = 255 - kept  # what was drawn is taken up, not drawn again
+    np.savez_compressed(shard, samples=poisoned, nfe=np.array(4))
+    taken = run_report(["ddgan-mnist"], protocol, tmp_path / "killed", **FAST)
+    with np.load(tmp_path / "killed" / taken.cells[0].pictures) as archive:
+        assert np.array_equal(archive["samples"][: len(kept)].transpose(0, 3, 1, 2), poisoned)
+        rest = torch.from_numpy(archive["samples"][-64:]).permute(0, 3, 1, 2)
+    pipeline = load("ddgan-mnist")
+    own = to_uint8(pipeline.sample(64, seed=5, first=960, batch_size=64))
+    assert torch.equal(rest, own)
+    whole = to_uint8(pipeline.sample(len(kept), seed=5, batch_size=64))
+    assert np.array_equal(kept, whole.numpy())
+
+
+def test_toys_are_compared_by_their_modes(tmp_path):
+    from trilemma.config import build_method, resolve
+    from trilemma.pipeline import save_pipeline
+
+    entry = {
+        "class_path": "DDGAN",
+        "init_args": {
+            "num_steps": 2,
+            "generator": {"class_path": "PointGenerator", "init_args": {"width": 8}},
+        },
+    }
+    entry = resolve({"method": entry})["method"]
+    path = tmp_path / "points.safetensors"
+    save_pipeline(path, build_method(entry), entry, (2,), card={"scale": 4.0})
+    protocol = Protocol("grid25", "train", 100)
+    report = run_report([str(path), "ddgan-mnist"], protocol, tmp_path / "out", **FAST)
+    cell = next(report.measured())
+    assert {"num_modes", "high_quality"} <= {record.name for record in cell.records}
+    assert report.data["kind"] == "points"
+    assert "this report compares (2,)" in report.models[1].error
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"jobs": 0}, "jobs=0"),
+        ({"patience": 0.0}, "patience=0"),
+        ({"likelihood_num": -1}, "likelihood_num=-1"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(options, message, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        run_report(["ddgan-mnist"], PROTOCOL, tmp_path, **{**FAST, **options})
+
+
+def test_too_few_samples_or_no_model_at_all_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="num=10"):
+        run_report(["ddgan-mnist"], Protocol("digits", "test", 10), tmp_path, **FAST)
+    with pytest.raises(CheckpointError, match="no model 'nothing'"):
+        run_report(["nothing"], PROTOCOL, tmp_path, **FAST)
+    assert not (tmp_path / "report.json").exists()
+
+
+def test_the_command_prints_a_row_per_cell_and_the_page(tmp_path, capsys):
+    words = ["report", "ddgan-mnist", "nowhere", "--data", "digits", "-o", str(tmp_path / "r")]
+    words += ["-n", "48", "--ladder", "default", "--jobs", "1", "--patience", "0.01"]
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    assert "recall" in out and "dens." in out
+    assert "nowhere: no model 'nowhere'" in out
+    assert str(tmp_path / "r" / "report.html") in out.replace("\n", "")
+    command = json.loads((tmp_path / "r" / "report.json").read_text())["command"]
+    assert command.startswith("trilemma report ddgan-mnist nowhere --data digits")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--ladder", "gdim:3"], "no ladder or sampler"),
+        (["--ladder", " "], "--ladder is empty"),
+        (["-n", "0"], "--num 0"),
+        (["--data", "grid26"], "grid25"),
+        (["--split", "train"], "test"),
+    ],
+)
+def test_mistakes_on_the_command_line_are_one_line(words, message, tmp_path, capsys):
+    base = ["report", "ddgan-mnist", "--data", "digits", "-o", str(tmp_path / "r")]
+    assert main(base + words) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1

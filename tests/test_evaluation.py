@@ -1,0 +1,133 @@
+"""Evaluation of arrays: references that data lend, classes, intervals, the table of records."""
+
+import io
+import math
+
+import pytest
+import torch
+from rich.console import Console
+
+from trilemma.commands.judge import _record_table
+from trilemma.data import Data, Toy
+from trilemma.data.base import Batch
+from trilemma.errors import ConfigError
+from trilemma.evaluation import _stacked_records, class_counts, evaluate_samples
+from trilemma.metrics import (
+    DigitFeatures,
+    FeatureExtractor,
+    GaussianStats,
+    IdentityFeatures,
+    Record,
+    classify,
+    mnist_reference,
+    mode_statistics,
+    stacked_numbers,
+    wilson,
+)
+
+
+class Digits(Data):
+    """The digits of the package; with ``lends`` also the statistics of all test digits."""
+
+    def __init__(self, lends: bool) -> None:
+        self.images = mnist_reference().images[:300]
+        if lends:
+            self.reference_stats = self._statistics
+
+    event_shape = (1, 28, 28)
+    num_classes = 0
+
+    def _statistics(self, extractor: FeatureExtractor) -> GaussianStats | None:
+        return mnist_reference().test if isinstance(extractor, DigitFeatures) else None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def fetch(self, indices) -> Batch:
+        return Batch(self.images[indices].float() / 127.5 - 1)
+
+    def images_uint8(self, indices):
+        return self.images[indices]
+
+    def split(self, name: str) -> "Digits":
+        return self
+
+
+def judged(lends):
+    fake = mnist_reference().images[300:420]
+    records = evaluate_samples(fake, Digits(lends), 120, split="test")
+    return {record.name: record for record in records}
+
+
+def test_data_lend_their_statistics_to_the_frechet_distance():
+    plain, given = judged(False), judged(True)
+    assert (plain["fd_digits"].num_real, given["fd_digits"].num_real) == (120, 10_000)
+    assert given["fd_digits"].floor_num_real == 10_000
+    assert given["fd_digits"].value < plain["fd_digits"].value  # less of the reference's own noise
+    assert given["recall"] == plain["recall"]
+    assert set(plain) == {
+        "fd_digits", "kd_digits", "precision", "recall", "density", "coverage", "is_digits"
+    }  # fmt: skip
+    for record in given.values():
+        assert record.low <= record.value <= record.high
+        assert record.floor is not None
+
+
+def test_classes_are_counted():
+    reference = mnist_reference()
+    truth = torch.bincount(reference.labels, minlength=10)
+    for extractor in ("digits", DigitFeatures()):
+        counts = class_counts(reference.images, extractor)
+        assert int(counts.sum()) == 512
+        assert float((counts - truth).abs().max()) <= 5  # the classifier errs on few
+    assert class_counts(torch.zeros(4, 2), IdentityFeatures()) is None
+    dropped = class_counts(reference.images[reference.labels != 3], "digits")
+    assert int(dropped[3]) <= 3
+    with pytest.raises(ConfigError, match="did you mean 'digits'"):
+        class_counts(reference.images, "digit")
+
+
+def test_points_have_the_binomial_interval():
+    toy = Toy("grid25", num_points=400)
+    records = {r.name: r for r in evaluate_samples(toy_points(toy), toy, 400, split="train")}
+    record = records["high_quality"]
+    assert (record.low, record.high) == wilson(record.value, 400)
+    assert (records["num_modes"].low, records["num_modes"].high) == (None, None)
+
+
+def toy_points(toy):
+    return toy.fetch(torch.arange(400)).x0
+
+
+def test_stacked_digits_have_an_interval_of_the_divergence():
+    images = mnist_reference().images
+    order = torch.randint(512, (900, 3), generator=torch.Generator().manual_seed(0))
+    modes, divergence = _stacked_records(images[order, 0], "test")
+    assert divergence.name == "mode_kl"
+    assert divergence.low < divergence.value < divergence.high
+    assert divergence.low < divergence.floor < divergence.high
+    assert modes.value == divergence_of(images, order).num_hit
+
+
+def divergence_of(images, order):
+    return mode_statistics(stacked_numbers(classify(images[order, 0])), 1000)
+
+
+def table_of(*records):
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(_record_table(list(records)))
+    return console.export_text()
+
+
+def record(**fields):
+    shared = {"name": "fd_digits", "value": 5.2345, "lower_is_better": True, "num_fake": 10}
+    shared |= {"num_real": 20, "split": "test", "extractor": "digits", "weights_sha256": ""}
+    return Record(**shared | {"preprocessing": "none"} | fields)
+
+
+def test_table_prints_the_interval_in_brackets():
+    text = table_of(record(low=4.9, high=5.61, floor=0.2), record(error=0.31), record())
+    assert "5.234 [4.9, 5.61]" in text
+    assert "5.234 ± 0.31" in text
+    assert "in brackets 95 % intervals" in text
+    assert "[nan" not in table_of(record(value=math.inf))
