@@ -22,6 +22,7 @@ import math
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -239,6 +240,8 @@ def run_once(entry, words, out):
             arguments, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
         )
         if done.returncode:
+            if done.returncode < 0:
+                raise RuntimeError(f"ended by {signal.Signals(-done.returncode).name}")
             lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
             raise RuntimeError(lines[-1] if lines else f"status {done.returncode}")
         if is_piped:

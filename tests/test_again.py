@@ -164,6 +164,8 @@ def test_a_result_is_run_again(again):
     }
     with pytest.raises(RuntimeError, match="no such thing"):
         again.run({"command": "python -c \"raise ValueError('no such thing')\" > {out}"}, {})
+    with pytest.raises(RuntimeError, match="ended by SIGTERM"):
+        again.run({"command": 'python -c "import os; os.kill(os.getpid(), 15)"'}, {})
 
 
 def test_models_that_do_not_ship_are_asked_for(again):

@@ -197,7 +197,7 @@ def fit_features(
     Raises:
         ConfigError: ``budget`` or ``batch_size`` is out of range.
         DataError: too few images, or one class.
-        NumericalError: the loss is not finite.
+        NumericalError: the weights are not finite after the fit.
     """
     images, labels = data.images, data.labels
     _check_number(len(images))
