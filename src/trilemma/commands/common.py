@@ -22,6 +22,7 @@ __all__ = [
     "check_counts",
     "console",
     "counting_bar",
+    "default_split",
     "load_model",
     "need_images",
     "pairs",
@@ -115,6 +116,11 @@ def add_temperature(parser: argparse.ArgumentParser) -> None:
         help="scale of the noise that sampling starts from; below 1 samples are more alike and "
         "often cleaner (1)",
     )
+
+
+def default_split(data: str) -> str:
+    """Split of real data that samples are compared with: the training data, where they are there."""
+    return "test" if data == "digits" else "train"
 
 
 def need_images(shape: tuple[int, ...]) -> None:

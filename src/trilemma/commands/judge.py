@@ -16,6 +16,7 @@ from trilemma.commands.common import (
     check_counts,
     console,
     counting_bar,
+    default_split,
     load_model,
     walk_of,
 )
@@ -32,7 +33,7 @@ def add(commands: Any) -> None:
     evaluate = commands.add_parser("evaluate", help="judge a model, or samples, against real data")
     add_model(evaluate)
     evaluate.add_argument("--data", required=True, help="real data, as for training")
-    evaluate.add_argument("--split", default="train", help="split of the real data (train)")
+    evaluate.add_argument("--split", help="split of the real data (train; test for digits)")
     evaluate.add_argument("-n", "--num", type=int, default=10_000, help="samples (10000)")
     add_walk(evaluate)
     evaluate.add_argument("--extractor", help="feature extractor (what suits the images)")
@@ -89,13 +90,14 @@ def _evaluate(options: argparse.Namespace) -> int:
     samples = read_npz(options.model) if is_file else load_model(options)
     shape = samples.event_shape if isinstance(samples, Pipeline) else tuple(samples.shape[1:])
     card = samples.card if isinstance(samples, Pipeline) else None
-    data = reference_data(options.data, options.split, shape, card=card)
+    split = options.split or default_split(options.data)
+    data = reference_data(options.data, split, shape, card=card)
     with counting_bar("sampling", options.num) as progress:
         records = evaluate_samples(
             samples,
             data,
             options.num,
-            split=options.split,
+            split=split,
             extractor=options.extractor,
             **walk,
             progress=progress,

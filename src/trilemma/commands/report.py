@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from trilemma.commands.common import check_counts, console
+from trilemma.commands.common import check_counts, console, default_split
 from trilemma.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def _report(options: argparse.Namespace) -> int:
         jobs = 1 if device.startswith("cuda") else len(os.sched_getaffinity(0))
     protocol = Protocol(
         data=options.data,
-        split=options.split or ("test" if options.data == "digits" else "train"),
+        split=options.split or default_split(options.data),
         num=options.num,
         seed=options.seed,
         extractor=options.extractor,
