@@ -6,7 +6,9 @@ import math
 import pytest
 
 from trilemma.metrics import Record
-from trilemma.report.claims import claims, interval_of, missing_classes
+from trilemma.report.claims import claims
+from trilemma.report.intervals import interval_of
+from trilemma.report.ranking import missing_classes
 from trilemma.report.record import Cell, Model, Report, Speed
 
 

@@ -13,10 +13,11 @@ import pytest
 from PIL import Image
 
 from trilemma.metrics import Record
-from trilemma.report import page, words
+from trilemma.report import formats, page, ranking
 from trilemma.report.advice import advice
 from trilemma.report.claims import claims
 from trilemma.report.record import Report
+from trilemma.report.table import table
 
 VOID = {"br", "col", "hr", "img", "link", "meta", "wbr"}
 ALL = [
@@ -130,7 +131,7 @@ def test_pictures_are_those_of_the_folder(digits):
     """Read a PNG out of the page: sample i stands at its place, pixel for pixel."""
     folder, report, html = digits
     read = Reader(html)
-    for cell in words.chosen(report):
+    for cell in ranking.chosen(report):
         alt = f"40 samples of {cell.model}"
         (found,) = [a for a in read.all("img") if a["alt"] == alt]
         content = base64.b64decode(found["src"].partition(",")[2])
@@ -284,7 +285,7 @@ def test_stacked_digits_stand_beside_published_rows(tmp_path):
     ],
 )
 def test_figures(value, digits, text):
-    assert words.figure(value, digits) == text
+    assert formats.figure(value, digits) == text
 
 
 @pytest.mark.parametrize(
@@ -292,31 +293,31 @@ def test_figures(value, digits, text):
     [(0.61, "0.61 ms"), (48.2, "48 ms"), (953.5, "0.95 s"), (600_000, "10 min"), (math.nan, "–")],
 )
 def test_durations(milliseconds, text):
-    assert words.duration(milliseconds) == text
+    assert formats.duration(milliseconds) == text
 
 
 def test_small_words():
-    assert words.size_text(4_396_552) == "4.4 MB"
-    assert words.size_text(999) == "999 B"
-    assert words.amount(1_097_000) == "1.1 M"
-    assert words.amount(25_300) == "25 k"
-    assert words.amount(950) == "950"
-    assert words.plural(1, "call") == "1 call"
-    assert words.plural(1000, "call") == "1,000 calls"
-    assert words.listed([]) == ""
-    assert words.listed(["a"]) == "a"
-    assert words.listed(["a", "b", "c"]) == "a, b and c"
-    assert words.listed([str(i) for i in range(14)], 3) == "0, 1, 2 and 11 more"
+    assert formats.size_text(4_396_552) == "4.4 MB"
+    assert formats.size_text(999) == "999 B"
+    assert formats.amount(1_097_000) == "1.1 M"
+    assert formats.amount(25_300) == "25 k"
+    assert formats.amount(950) == "950"
+    assert formats.plural(1, "call") == "1 call"
+    assert formats.plural(1000, "call") == "1,000 calls"
+    assert formats.listed([]) == ""
+    assert formats.listed(["a"]) == "a"
+    assert formats.listed(["a", "b", "c"]) == "a, b and c"
+    assert formats.listed([str(i) for i in range(14)], 3) == "0, 1, 2 and 11 more"
 
 
 def test_intervals_that_are_not_symmetric_show_both_ends():
     shared = {"name": "fd_digits", "lower_is_better": True} | examples.SHARED
-    assert words.record_text(Record(value=1.0, low=0.9, high=1.1, **shared)) == "1.00 ± 0.10"
+    assert formats.record_text(Record(value=1.0, low=0.9, high=1.1, **shared)) == "1.00 ± 0.10"
     assert (
-        words.record_text(Record(value=1.0, low=0.9, high=1.4, **shared)) == "1.00 (0.90 to 1.40)"
+        formats.record_text(Record(value=1.0, low=0.9, high=1.4, **shared)) == "1.00 (0.90 to 1.40)"
     )
-    assert words.record_text(Record(value=1.0, **shared)) == "1.00"
-    assert words.record_text(None) == "–"
+    assert formats.record_text(Record(value=1.0, **shared)) == "1.00"
+    assert formats.record_text(None) == "–"
 
 
 def test_the_front_is_what_nothing_else_beats():
@@ -327,22 +328,22 @@ def test_the_front_is_what_nothing_else_beats():
         distance, calls = (float(v) for v in draw.integers(1, 9, 2))
         made = examples.records(distance, 0.1, 0.5, 0.5, 0.5, 0.5)
         cells.append(examples.cell(f"m{i}", "gddim", int(calls), made, 1.0))
-    found = words.front(cells, lambda cell: float(cell.nfe), words.MEASURES["distance"])
+    found = ranking.front(cells, lambda cell: float(cell.nfe), ranking.MEASURES["distance"])
     pairs = np.array([(cell.nfe, cell.value("distance")) for cell in cells])
     for cell, pair in zip(cells, pairs, strict=True):
         beaten = ((pairs <= pair).all(1) & (pairs < pair).any(1)).any()
         assert (cell.key in found) == (not beaten)
     unknown = replace(cells[0], key="x/y", records=())
-    assert "x/y" not in words.front([unknown], lambda cell: 1.0, words.MEASURES["distance"])
+    assert "x/y" not in ranking.front([unknown], lambda cell: 1.0, ranking.MEASURES["distance"])
 
 
 def test_a_model_shows_its_default_or_else_its_best(digits):
     report = digits[1]
-    assert [cell.key for cell in words.chosen(report) if cell.model == "lsgm-mnist"] == [
+    assert [cell.key for cell in ranking.chosen(report) if cell.model == "lsgm-mnist"] == [
         "lsgm-mnist/gddim-20"
     ]
     bare = replace(report, cells=tuple(replace(c, is_default=False) for c in report.cells))
-    keys = {cell.model: cell.key for cell in words.chosen(bare)}
+    keys = {cell.model: cell.key for cell in ranking.chosen(bare)}
     assert keys["ddpm-mnist"] == "ddpm-mnist/ancestral-1000"
     assert keys["cld-mnist"] == "cld-mnist/gddim-50"
 
@@ -351,11 +352,11 @@ def test_best_marks_all_that_are_level_and_nobody_alone(digits):
     report = digits[1]
     near = examples.records(0.52, 0.05, 0.75, 0.87, 0.73, 0.90)
     cells = [replace(c, records=near) if c.model == "ddpm-mnist" else c for c in report.cells]
-    found = words.table(report, [c for c in cells if c.is_default])
+    found = table(report, [c for c in cells if c.is_default])
     k = next(i for i, column in enumerate(found.columns) if column.title == "distance")
     best = {row.title for row in found.rows if row.entries and row.entries[k].is_best}
     assert best == {"lsgm-mnist", "ddpm-mnist"}
-    alone = words.table(report, report.cells[:1])
+    alone = table(report, report.cells[:1])
     assert not any(entry.is_best for row in alone.rows for entry in row.entries)
 
 

@@ -150,7 +150,7 @@ import sys
 from trilemma.report.ladder import Rung
 from trilemma.report.measure import Protocol
 from trilemma.report.run import run_report
-run_report(["ddgan-mnist"], Protocol("digits", "test", 1024, seed=5, batch_size=64), sys.argv[1],
+run_report(["ddgan-mnist"], Protocol("digits", "test", 512, seed=5, batch_size=64), sys.argv[1],
            ladder=(Rung(),), patience=0.01)
 """
 
@@ -168,7 +168,7 @@ def test_a_killed_report_continues_with_the_same_figures(tmp_path):
     with np.load(shard) as archive:
         kept = archive["samples"]
     assert not (tmp_path / "killed" / "report.json").exists()
-    protocol = Protocol("digits", "test", 1024, seed=5, batch_size=64)
+    protocol = Protocol("digits", "test", 512, seed=5, batch_size=64)
     poisoned = 255 - kept  # what was drawn is taken up, not drawn again
     np.savez_compressed(shard, samples=poisoned, nfe=np.array(4))
     taken = run_report(["ddgan-mnist"], protocol, tmp_path / "killed", **FAST)
@@ -176,7 +176,7 @@ def test_a_killed_report_continues_with_the_same_figures(tmp_path):
         assert np.array_equal(archive["samples"][: len(kept)].transpose(0, 3, 1, 2), poisoned)
         rest = torch.from_numpy(archive["samples"][-64:]).permute(0, 3, 1, 2)
     pipeline = load("ddgan-mnist")
-    own = to_uint8(pipeline.sample(64, seed=5, first=960, batch_size=64))
+    own = to_uint8(pipeline.sample(64, seed=5, first=448, batch_size=64))
     assert torch.equal(rest, own)
     whole = to_uint8(pipeline.sample(len(kept), seed=5, batch_size=64))
     assert np.array_equal(kept, whole.numpy())

@@ -9,8 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trilemma.report import svg
-from trilemma.report.svg import Axis, Box, Markup, Point, Scale, Series
+from trilemma.report import charts, diagrams, labels, scales, svg
+from trilemma.report.charts import Axis, Point, Series
+from trilemma.report.labels import Box
+from trilemma.report.scales import Scale
+from trilemma.report.svg import Markup
 
 SVG = "{http://www.w3.org/2000/svg}"
 numbers = st.floats(-1e6, 1e6)
@@ -46,7 +49,7 @@ def test_text_is_escaped_and_markup_is_not():
     ],
 )
 def test_linear_ticks_are_round(low, high, count, expected):
-    assert svg.nice_ticks(low, high, count) == expected
+    assert scales.nice_ticks(low, high, count) == expected
 
 
 @pytest.mark.parametrize(
@@ -60,12 +63,12 @@ def test_linear_ticks_are_round(low, high, count, expected):
     ],
 )
 def test_log_ticks_are_decades_or_finer(low, high, expected):
-    assert svg.log_ticks(low, high) == expected
+    assert scales.log_ticks(low, high) == expected
 
 
 @given(low=numbers, span=st.floats(1e-6, 1e6), count=st.integers(2, 9))
 def test_ticks_lie_inside_and_are_about_as_many_as_asked(low, span, count):
-    found = svg.nice_ticks(low, low + span, count)
+    found = scales.nice_ticks(low, low + span, count)
     slack = 1e-6 * max(abs(low), span)
     assert all(low - slack <= tick <= low + span + slack for tick in found)
     assert len(found) <= count + 1
@@ -123,7 +126,7 @@ def test_labels_keep_apart_from_each_other_and_inside():
     within, taken = Box(0, 0, 400, 300), []
     draw = np.random.default_rng(0)
     for x, y in draw.uniform((20, 20), (380, 280), (25, 2)):
-        box = svg.place(x, y, (60.0, 14.0), taken, within, farthest=400)
+        box = labels.place(x, y, (60.0, 14.0), taken, within, farthest=400)
         assert box is not None
         assert within.holds(box)
         assert not any(box.hits(other) for other in taken)
@@ -132,11 +135,11 @@ def test_labels_keep_apart_from_each_other_and_inside():
 
 
 def test_a_label_without_room_is_not_placed():
-    assert svg.place(50, 50, (200, 10), [], Box(0, 0, 100, 100)) is None
+    assert labels.place(50, 50, (200, 10), [], Box(0, 0, 100, 100)) is None
 
 
 def test_the_first_place_is_at_the_right():
-    box = svg.place(50, 50, (20, 10), [], Box(0, 0, 200, 100), reach=10)
+    box = labels.place(50, 50, (20, 10), [], Box(0, 0, 200, 100), reach=10)
     assert (box.left, box.top) == pytest.approx((60, 45))
 
 
@@ -152,7 +155,9 @@ def example(**options):
         ),
         Series("b<", (Point(30.0, 2.0),), 1),
     ]
-    return svg.chart("c", "t<", series, Axis("x"), Axis("y"), floor=0.1, floor_label="f", **options)
+    return charts.chart(
+        "c", "t<", series, Axis("x"), Axis("y"), floor=0.1, floor_label="f", **options
+    )
 
 
 def test_a_chart_says_what_it_shows():
@@ -170,12 +175,12 @@ def test_points_lie_where_the_axes_say():
     root = parsed(example())
     marks = list(root.iter(f"{SVG}circle"))
     first, last = ((float(m.get("cx")), float(m.get("cy"))) for m in marks)
-    labels = [n for n in root.iter(f"{SVG}text") if n.text.replace(",", "").isdigit()]
-    ticks_x = {float(n.text): float(n.get("x")) for n in labels if n.get("class") == "middle"}
+    shown = [n for n in root.iter(f"{SVG}text") if n.text.replace(",", "").isdigit()]
+    ticks_x = {float(n.text): float(n.get("x")) for n in shown if n.get("class") == "middle"}
     per_decade = (ticks_x[10.0] - ticks_x[1.0]) / 1.0
     assert first[0] == pytest.approx(ticks_x[1.0], abs=0.02)
     assert last[0] - first[0] == pytest.approx(2 * per_decade, abs=0.05)
-    ticks_y = {float(n.text): float(n.get("y")) - 4 for n in labels if n.get("class") == "end"}
+    ticks_y = {float(n.text): float(n.get("y")) - 4 for n in shown if n.get("class") == "end"}
     slope = (ticks_y[1.0] - ticks_y[10.0]) / 1.0  # pixels per decade, downwards
     assert last[1] - first[1] == pytest.approx(slope * math.log10(8 / 0.5), abs=0.05)
 
@@ -205,7 +210,7 @@ def test_better_points_are_full_and_lie_on_the_steps():
 @pytest.mark.parametrize("width", [1104, 358])
 def test_charts_of_degenerate_input_are_whole(points, width):
     series = [Series(f"model {i}", (Point(*p, label="4"),), i) for i, p in enumerate(points)]
-    drawn = svg.chart("c", "t", series, Axis("x", True), Axis("y"), width=width)
+    drawn = charts.chart("c", "t", series, Axis("x", True), Axis("y"), width=width)
     assert "nan" not in drawn
     assert "inf" not in drawn
     kept = sum(all(map(math.isfinite, p)) for p in points)
@@ -215,8 +220,8 @@ def test_charts_of_degenerate_input_are_whole(points, width):
 
 def test_nothing_finite_is_no_chart():
     series = [Series("a", (Point(math.nan, 1.0),), 0)]
-    assert svg.chart("c", "t", series, Axis("x"), Axis("y")) == ""
-    assert svg.chart("c", "t", [], Axis("x"), Axis("y")) == ""
+    assert charts.chart("c", "t", series, Axis("x"), Axis("y")) == ""
+    assert charts.chart("c", "t", [], Axis("x"), Axis("y")) == ""
 
 
 def test_names_of_many_series_do_not_overlap():
@@ -226,7 +231,7 @@ def test_names_of_many_series_do_not_overlap():
         Series(f"model-{i}", (Point(*(10 ** draw.uniform(0, 2, 2)), label=f"{i}"),), i)
         for i in range(12)
     ]
-    root = parsed(svg.chart("c", "t", series, Axis("x"), Axis("y")))
+    root = parsed(charts.chart("c", "t", series, Axis("x"), Axis("y")))
     boxes = []
     for node in root.iter(f"{SVG}text"):
         if "halo" not in (node.get("class") or "") or "strong" not in node.get("class"):
@@ -245,7 +250,7 @@ def corners(node):
 def test_triangles_grow_with_their_shares():
     def area(*shares):
         axes = [(n, "v", s) for n, s in zip("qcs", shares, strict=True)]
-        root = parsed(svg.triangle("t", "t", axes, 0))
+        root = parsed(diagrams.triangle("t", "t", axes, 0))
         shape = next(n for n in root.iter(f"{SVG}polygon") if n.get("class") == "area s0")
         (a, b), (c, d), (e, f) = corners(shape)
         return abs((c - a) * (f - b) - (e - a) * (d - b)) / 2
@@ -258,28 +263,28 @@ def test_triangles_grow_with_their_shares():
 
 def test_a_triangle_leaves_out_what_is_not_known():
     axes = [("q", "1", 0.5), ("c", "–", math.nan), ("s", "2", 0.5)]
-    drawn = svg.triangle("t", "t", axes, 3)
+    drawn = diagrams.triangle("t", "t", axes, 3)
     assert "nan" not in drawn
     shape = next(n for n in parsed(drawn).iter(f"{SVG}polygon") if n.get("class") == "area s3")
     assert len(corners(shape)) == 2
 
 
 def test_bars_are_as_long_as_their_counts():
-    root = parsed(svg.bars("b", "t", ["x", "y<", "z"], [10, 5, 0], [8, 8, 8]))
+    root = parsed(diagrams.bars("b", "t", ["x", "y<", "z"], [10, 5, 0], [8, 8, 8]))
     widths = [float(n.get("width")) for n in root.iter(f"{SVG}rect")]
     assert widths[1] == pytest.approx(widths[0] / 2, abs=0.02)
     assert widths[2] == 0
     marks = [n for n in root.iter(f"{SVG}line") if n.get("class") == "mark"]
     left = float(next(root.iter(f"{SVG}rect")).get("x"))
     assert float(marks[0].get("x1")) - left == pytest.approx(0.8 * widths[0], abs=0.02)
-    shown = texts(svg.bars("b", "t", ["x", "y<", "z"], [10, 5, 0], []))
+    shown = texts(diagrams.bars("b", "t", ["x", "y<", "z"], [10, 5, 0], []))
     assert {"x", "y<", "z", "10", "5", "0"} == set(shown)
     assert "x: 10; y<: 5; z: 0" in [n.text for n in root.iter(f"{SVG}desc")]
 
 
 def test_a_thousand_classes_are_thin_bars():
     counts = list(range(1000))
-    root = parsed(svg.bars("b", "t", [str(i) for i in counts], counts, [500.0] * 1000))
+    root = parsed(diagrams.bars("b", "t", [str(i) for i in counts], counts, [500.0] * 1000))
     bars = list(root.iter(f"{SVG}rect"))
     assert len(bars) == 1000
     assert not list(root.iter(f"{SVG}text"))
@@ -288,12 +293,12 @@ def test_a_thousand_classes_are_thin_bars():
 
 
 def test_bars_of_nothing_but_zeros():
-    assert "nan" not in svg.bars("b", "t", ["x"], [0], [0])
+    assert "nan" not in diagrams.bars("b", "t", ["x"], [0], [0])
 
 
 def test_dots_lie_inside_the_frame():
     points = [(0.0, 0.0), (1.0, -1.0), (9.0, 0.0), (math.nan, 0.0)]
-    root = parsed(svg.scatter("s", "t", points, (-1.0, 1.0)))
+    root = parsed(diagrams.scatter("s", "t", points, (-1.0, 1.0)))
     path = next(root.iter(f"{SVG}path")).get("d")
     dots = [tuple(map(float, d.removesuffix("h0").split())) for d in path.split("M")[1:]]
     (frame,) = root.iter(f"{SVG}rect")
@@ -312,4 +317,4 @@ def test_markers_tell_seven_times_five_series_apart():
     ("value", "text"), [(0.05, "0.05"), (20.0, "20"), (1000.0, "1,000"), (2.5e5, "250,000")]
 )
 def test_tick_text(value, text):
-    assert svg.tick_text(value) == text
+    assert scales.tick_text(value) == text

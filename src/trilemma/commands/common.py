@@ -119,7 +119,7 @@ def add_temperature(parser: argparse.ArgumentParser) -> None:
 
 
 def default_split(data: str) -> str:
-    """Split of real data that samples are compared with: the training data, where they are there."""
+    """Split of real data that samples are compared with, unless one is named."""
     return "test" if data == "digits" else "train"
 
 

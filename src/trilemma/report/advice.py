@@ -2,22 +2,23 @@
 
 Four questions, each with the cell that answers it and the reason. The rules:
 
-* *Quality* is the Fréchet distance to real data; without one, the divergence of the modes, or the
-  share of points near a mode. Only cells of one protocol are compared; others are left out, and
-  so are samples from a file, which no model can draw again. The reason says so.
-* A cell is *acceptable* if its quality is at most twice the best distance of the report (the best
+* *Quality* is the Fréchet distance to real data; without one, the share of points near a mode, or
+  the divergence of the modes. Only cells of one protocol, the most frequent, are compared; others
+  are left out, and so are samples from a file, which no model can draw again. ``basis`` says so.
+* A cell is *good enough* if its quality is at most twice the best distance of the report (the best
   counts as no lower than the score of real data), or at least 90 % of the best share, and if no
   class or mode of the data is missing. A class is missing below a tenth of its real share; modes
   are missing if fewer than 98 % of those are found that as many perfect samples would hit.
-* *Fewest calls*: the acceptable cell with the fewest network calls, then the better one; what draws
-  in still fewer calls is named in the reason. If no cell is acceptable it is the one with the best
-  quality, and the answer says that it is only the least bad.
+* *Fewest calls*: the cell that is good enough with the fewest network calls, then the better one.
+  If still fewer calls are all that a reader has, the answer names what they buy: the best cell at
+  that price, and at each lower one. If no cell is good enough, the answer is the cell with the best
+  quality, and says that it is only the least bad.
 * *Likelihood*: the model with the lowest bits per dimension, or nats where there are no bytes, and
   what kind of number it is. A bound can only be too high. GANs have none.
 * *Best quality*: the best value; of all cells whose 95 % intervals meet that of the best, the
   cheapest by time, or by calls where nothing was timed.
-* *Fastest here*: the acceptable cell with the least time per sample on this machine, in the
-  largest batch that was timed.
+* *Fastest here*: the cell that is good enough with the least time per sample on this machine, in
+  the largest batch that was timed; and what less time buys.
 
 A cell whose coverage is below two thirds of what real data score gets a warning, whatever is
 recommended: variety is what a reader does not see in a few pictures.
@@ -26,24 +27,24 @@ recommended: variety is what a reader does not see in a few pictures.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from trilemma.errors import ConfigError
-from trilemma.metrics import Record, check_comparable
-from trilemma.report.claims import interval_of, missing_classes
+from trilemma.metrics import Record
+from trilemma.report import ranking, words
+from trilemma.report.formats import duration, figure, listed, plural, plus_minus, spread_text
+from trilemma.report.intervals import interval_of
 from trilemma.report.record import Cell, Model, Report
 
-__all__ = ["Advice", "advice"]
+__all__ = ["Advice", "Basis", "advice", "basis"]
 
 FACTOR = 2.0
 SHARE = 0.9
 FOUND = 0.98
 VARIED = 2 / 3
-QUALITY = ("distance", "mode_kl", "high_quality")
-WORDS = {
-    "mode_kl": "divergence of the modes, lower is better",
-    "high_quality": "share of points near a mode, higher is better",
-}
+CHEAPER = 3
+"""So many answers at most for a reader who has less to spend than a good one costs."""
+NOT_MEASURED = "not measured; --likelihood N measures it on N held-out data"
 QUESTIONS = (
     "Which model needs the fewest network calls?",
     "Which model gives likelihoods?",
@@ -69,26 +70,62 @@ class Advice:
     reason: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Basis:
+    """What all answers rest on.
+
+    Attributes:
+        explanation: the figure that stands for quality, and what is good enough; empty if there is
+            nothing to compare.
+        left_out: which cells take no part; empty if all do.
+    """
+
+    explanation: str
+    left_out: str
+
+
 @dataclass(frozen=True)
 class _Ranked:
-    """Cells with the quality that they are compared by, and which of them are acceptable."""
+    """Cells with the quality that they are compared by, and which of them are good enough."""
 
+    report: Report
     quality: dict[str, Record]
     cells: tuple[Cell, ...]
-    acceptable: tuple[Cell, ...]
-    note: str
+    good: tuple[Cell, ...]
 
-    def cost(self, cell: Cell) -> tuple[float, float]:
-        """How bad a cell is, then its time: what lower is better in."""
+    def badness(self, cell: Cell) -> float:
+        """Quality as a figure of which less is better."""
         record = self.quality[cell.key]
-        return (record.value if record.lower_is_better else -record.value, _time(cell))
+        return record.value if record.lower_is_better else -record.value
+
+    def order(self, cell: Cell) -> tuple[float, float]:
+        """How bad a cell is, then its time."""
+        return self.badness(cell), _time(cell)
 
     def told(self, cell: Cell) -> str:
-        """Name, calls and quality of a cell."""
+        """Quality of a cell in words: at a distance of 0.86 (0.76 to 0.96) to real data."""
         record = self.quality[cell.key]
-        words = WORDS.get(record.name, "distance to real data, lower is better")
-        calls = f"{cell.nfe} network call" + ("s" if cell.nfe != 1 else "")
-        return f"{cell.key}: {calls} per sample, {record.name} {interval_of(record)} ({words})"
+        if record.name == "high_quality":
+            return f"with {_percent(record)} of its points near a mode"
+        if record.name == "mode_kl":
+            return f"with modes uneven by {spread_text(record)} nats"
+        return f"at a distance of {spread_text(record)} to real data"
+
+    def short(self, cell: Cell) -> str:
+        """The same in few words, and whether all is drawn."""
+        record = self.quality[cell.key]
+        if record.name == "high_quality":
+            told = f"{record.value:.0%} of its points near a mode"
+        elif record.name == "mode_kl":
+            told = f"modes uneven by {figure(record.value, 2)} nats"
+        else:
+            told = f"at a distance of {figure(record.value, 2)}"
+        missing = _missing(self.report, cell)
+        if missing:
+            return f"{told}, but {' and '.join(missing)}"
+        if cell.class_counts:
+            return f"{told}, all classes drawn"
+        return f"{told}, all modes drawn" if cell.record("num_modes") else told
 
 
 def advice(report: Report) -> tuple[Advice, ...]:
@@ -105,143 +142,196 @@ def advice(report: Report) -> tuple[Advice, ...]:
     if not ranked.cells:
         why = _failures(report)
         none = [
-            Advice(question=question, answer="No cell has figures to go by.", cell="", reason=why)
+            Advice(question=question, answer="There are no figures to go by.", cell="", reason=why)
             for question in QUESTIONS
         ]
         return (none[0], likelihoods, none[2], none[3])
-    return (
-        _fewest_calls(report, ranked),
-        likelihoods,
-        _best_quality(report, ranked),
-        _fastest(report, ranked),
-    )
+    return (_fewest_calls(ranked), likelihoods, _best_quality(ranked), _fastest(ranked))
+
+
+def basis(report: Report) -> Basis:
+    """Say once what all answers of ``advice`` rest on, to be read before or after them.
+
+    Args:
+        report: what was measured.
+    """
+    ranked = _rank(report)
+    if not ranked.cells:
+        return Basis(explanation="", left_out="")
+    record = next(iter(ranked.quality.values()))
+    what = words.things(report)
+    real = "" if record.floor is None else f"; real {what} score {figure(record.floor, 2)}"
+    if record.name == "high_quality":
+        real = "" if record.floor is None else f"; real ones: {record.floor:.0%}"
+        told = f"Quality is the share of points near a mode of the data: higher is better{real}."
+        near = f"at least {SHARE:.0%} of the best share"
+    elif record.name == "mode_kl":
+        told = (
+            "Quality is how unevenly the modes of the data are drawn, in nats: lower is better"
+            f"{real}, for chance alone makes counts uneven."
+        )
+        near = f"at most {FACTOR:g} times the lowest value"
+    else:
+        told = (
+            f"Quality is the distance between the drawn {what} and real ones, as a network sees "
+            f"them (Fréchet distance): lower is better{real}, for no two sets are the same."
+        )
+        near = f"at a distance of at most {FACTOR:g} times the lowest"
+    bar = f'"Good enough" is: {near}, with no class or mode missing.'
+    out = [words.cell_name(cell) for cell in report.cells if cell.key not in ranked.quality]
+    out += [model.name for model in report.models if model.error]
+    why = "Left out of these answers, for lack of a model or of figures that can be compared"
+    left_out = f"{why}: {listed(out, 6)}." if out else ""
+    return Basis(explanation=f"{told} {bar}", left_out=left_out)
 
 
 def _rank(report: Report) -> _Ranked:
-    """Find the quality that cells share, and the acceptable ones."""
+    """Find the quality that cells share, and those that are good enough."""
     measured = [cell for cell in report.measured() if report.family_of(cell) != "samples"]
-    for name in QUALITY:
-        found = {cell.key: _record(cell, name) for cell in measured}
-        quality = {key: r for key, r in found.items() if r is not None and math.isfinite(r.value)}
-        if quality:
-            break
-    else:
-        return _Ranked({}, (), (), "")
-    first = next(iter(quality.values()))
-    quality = {key: record for key, record in quality.items() if _is_comparable(first, record)}
-    cells = tuple(cell for cell in measured if cell.key in quality)
-    left_out = [cell.key for cell in report.cells if cell.key not in quality]
-    note = f"Left out, without comparable figures or a model: {', '.join(left_out)}."
-    note = note if left_out else ""
-    best = min(quality.values(), key=lambda r: r.value if r.lower_is_better else -r.value)
-    if best.lower_is_better:
-        limit = FACTOR * max(best.value, best.floor or 0.0)
+    measure = ranking.quality_measure(measured)
+    if measure is None:
+        return _Ranked(report, {}, (), ())
+    cells = tuple(ranking.groups(measured, [measure.name])[0])
+    records = {cell.key: ranking.record_of(cell, measure.name) for cell in cells}
+    quality = {key: record for key, record in records.items() if record is not None}
+    values = [record.value for record in quality.values()]
+    if measure.lower_is_better:
+        floor = next(iter(quality.values())).floor
+        limit = FACTOR * max(min(values), floor or 0.0)
         near = [cell for cell in cells if quality[cell.key].value <= limit]
     else:
-        near = [cell for cell in cells if quality[cell.key].value >= SHARE * best.value]
-    acceptable = tuple(cell for cell in near if not _missing(report, cell))
-    return _Ranked(quality, cells, acceptable, note)
+        near = [cell for cell in cells if quality[cell.key].value >= SHARE * max(values)]
+    good = tuple(cell for cell in near if not _missing(report, cell))
+    return _Ranked(report, quality, cells, good)
 
 
-def _fewest_calls(report: Report, ranked: _Ranked) -> Advice:
-    if ranked.acceptable:
-        cell = min(ranked.acceptable, key=lambda cell: (cell.nfe, ranked.cost(cell)))
-        answer, reason = ranked.told(cell), f"Fewest calls among {_rule(ranked)}."
-        fewer = min(ranked.cells, key=lambda cell: (cell.nfe, ranked.cost(cell)))
-        if fewer.nfe < cell.nfe:
-            but = ", ".join([f"{interval_of(ranked.quality[fewer.key])}", *_missing(report, fewer)])
-            reason += f" {fewer.key} takes {fewer.nfe}, but is not among them: {but}."
-    else:
-        cell = min(ranked.cells, key=ranked.cost)
-        answer = f"None is good enough; the least bad is {ranked.told(cell)}"
-        reason = f"Best quality of all, but none of {_rule(ranked)}."
-    return _advice(QUESTIONS[0], report, ranked, cell, answer, reason)
-
-
-def _best_quality(report: Report, ranked: _Ranked) -> Advice:
-    best = min(ranked.cells, key=ranked.cost)
-    level = [cell for cell in ranked.cells if _meet(ranked, cell, best)]
-    timed = all(cell.speed for cell in level)
-    cell = min(level, key=lambda c: (_time(c) if timed else c.nfe, ranked.cost(c)))
-    reason = "The best value of all."
-    if cell != best:
-        by = "time" if timed else "calls"
-        reason = (
-            f"{best.key} measured {interval_of(ranked.quality[best.key])}, which is level within "
-            f"the 95 % intervals; this one is the cheapest of {len(level)} by {by}."
+def _fewest_calls(ranked: _Ranked) -> Advice:
+    if not ranked.good:
+        cell = min(ranked.cells, key=ranked.order)
+        answer = (
+            f"None is good enough. The least bad is {cell.model}, in {_calls(cell.nfe)}, "
+            f"{ranked.told(cell)}."
         )
-    return _advice(QUESTIONS[2], report, ranked, cell, ranked.told(cell), reason)
+        return _advice(0, ranked, cell, answer, "The best quality of all.")
+    cell = min(ranked.good, key=lambda cell: (cell.nfe, ranked.order(cell)))
+    answer = (
+        f"{cell.model} draws {_thing(ranked.report)} in {_calls(cell.nfe)}, {ranked.told(cell)}."
+    )
+    less = _less(ranked, cell, lambda cell: cell.nfe, lambda cell: plural(cell.nfe, "call"))
+    less = f" In fewer calls none is good enough. {less}" if less else ""
+    return _advice(0, ranked, cell, answer + less, "The fewest calls of all that are good enough.")
 
 
-def _fastest(report: Report, ranked: _Ranked) -> Advice:
-    timed = [cell for cell in ranked.acceptable if cell.speed]
+def _fastest(ranked: _Ranked) -> Advice:
+    timed = [cell for cell in ranked.good if cell.speed]
     if not timed:
-        what = "Nothing was timed" if ranked.acceptable else "No cell is good enough"
+        what = "Nothing was timed" if ranked.good else "No model is good enough"
         return Advice(
             question=QUESTIONS[3],
             answer=f"{what}, so speed cannot be advised on.",
             cell="",
-            reason=_joined(f"It would be the fastest of {_rule(ranked)}.", ranked.note),
+            reason="It would be the fastest of all that are good enough.",
         )
     cell = min(timed, key=_time)
     batch = max(speed.batch_size for speed in cell.speed)
-    machine = report.hardware.get("name") or "this machine"
-    answer = f"{ranked.told(cell)}, {_time(cell):.3g} ms each in batches of {batch} on {machine}"
-    reason = f"Least time among {_rule(ranked)}."
-    return _advice(QUESTIONS[3], report, ranked, cell, answer, reason)
+    machine = ranked.report.hardware.get("name") or "this machine"
+    answer = (
+        f"{cell.model} draws {_thing(ranked.report)} in {duration(_time(cell))} on {machine}, "
+        f"{batch} at once, {ranked.told(cell)}."
+    )
+    less = _less(ranked, cell, _time, lambda cell: duration(_time(cell)))
+    less = f" None that is faster is good enough. {less}" if less else ""
+    return _advice(3, ranked, cell, answer + less, "The least time of all that are good enough.")
+
+
+def _best_quality(ranked: _Ranked) -> Advice:
+    best = min(ranked.cells, key=ranked.order)
+    ends = interval_of(ranked.quality[best.key])
+    level = [c for c in ranked.cells if ends.meets(interval_of(ranked.quality[c.key]))]
+    timed = all(cell.speed for cell in level)
+    cell = min(level, key=lambda c: (_time(c) if timed else c.nfe, ranked.order(c)))
+    place = "the best" if cell == best else "as good as any"
+    answer = f"{words.cell_name(cell)} is {place}, {ranked.told(cell)}."
+    reason = "The best value of all."
+    if cell != best:
+        by = "takes the least time" if timed else "needs the fewest calls"
+        reason = (
+            f"The best value is {spread_text(ranked.quality[best.key])}, of "
+            f"{words.cell_name(best)}. {words.number(len(level)).capitalize()} ways to draw are "
+            f"level, for their 95 % intervals meet; of these the one recommended {by}."
+        )
+    return _advice(2, ranked, cell, answer, reason)
 
 
 def _likelihoods(report: Report) -> Advice:
     """Which models have likelihoods, of what kind, and the lowest."""
     loaded = [model for model in report.models if not model.error]
     unit = "bits_per_dim" if any("bits_per_dim" in m.likelihood for m in loaded) else "nats"
-    found = [m for m in loaded if math.isfinite(_number(m.likelihood.get(unit)))]
-    without = [m for m in loaded if m not in found]
-    reasons = [f"{m.name} has none: {_why_not(m)}." for m in without]
+    found = [m for m in loaded if math.isfinite(_finite(m.likelihood.get(unit)))]
+    found.sort(key=lambda model: float(model.likelihood[unit]))
+    why: dict[str, list[str]] = {}
+    for model in loaded:
+        if model not in found:
+            why.setdefault(_why_not(model), []).append(model.name)
+    without = [f"{listed(names)}: {reason}." for reason, names in why.items()]
     if not found:
-        return Advice(
-            question=QUESTIONS[1],
-            answer="None of these.",
-            cell="",
-            reason=_joined(*(reasons or [_failures(report)])),
-        )
-    best = min(found, key=lambda model: float(model.likelihood[unit]))
-    told = ", ".join(_likelihood(model, unit) for model in found)
-    words = "bits per dimension" if unit == "bits_per_dim" else "nats of a density"
-    kinds = {_kind(model) for model in found}
-    reason = f"Lowest {words} is best; an upper bound can only be too high."
-    if len(kinds) > 1:
-        reason += (
-            " Estimates and bounds stand beside each other: a bound hides how good a model is."
-        )
+        answer = "Not measured." if NOT_MEASURED in why else "None of these."
+        reason = _joined(without or [_failures(report)])
+        return Advice(question=QUESTIONS[1], answer=answer, cell="", reason=reason)
+    best, *others = found
+    name = "bits per dimension" if unit == "bits_per_dim" else "nats of a density"
+    answer = f"{best.name}, with {_likelihood(best, unit)} {name}; lower is better."
+    if others:
+        told = listed([f"{model.name} {_likelihood(model, unit)}" for model in others])
+        answer += f" The others: {told}."
+    bounds = sum(_is_bound(model) for model in found)
+    reason = []
+    if bounds:
+        reason.append('"At most" marks an upper bound, which can only be too high.')
+    if 0 < bounds < len(found):
+        reason.append("The other figures are estimates: a bound beside them hides how good it is.")
+    cell = _default_cell(report, best)
     return Advice(
-        question=QUESTIONS[1],
-        answer=f"{best.name}. {told} ({words}).",
-        cell=_default_cell(report, best),
-        reason=_joined(reason, *reasons),
+        question=QUESTIONS[1], answer=answer, cell=cell, reason=_joined([*reason, *without])
     )
 
 
-def _advice(
-    question: str, report: Report, ranked: _Ranked, cell: Cell, answer: str, reason: str
-) -> Advice:
+def _advice(number: int, ranked: _Ranked, cell: Cell, answer: str, reason: str) -> Advice:
     """Advice with what to beware of."""
-    warnings = [f"Beware: {what}." for what in (*_missing(report, cell), *_narrow(cell))]
+    beware = [f"Beware: {what}." for what in (*_missing(ranked.report, cell), *_narrow(cell))]
     return Advice(
-        question=question,
-        answer=f"{answer}.",
-        cell=cell.key,
-        reason=_joined(reason, *warnings, ranked.note),
+        question=QUESTIONS[number], answer=answer, cell=cell.key, reason=_joined([reason, *beware])
     )
+
+
+def _less(
+    ranked: _Ranked,
+    chosen: Cell,
+    cost: Callable[[Cell], float],
+    told: Callable[[Cell], str],
+) -> str:
+    """What a reader gets who cannot pay the price of the cheapest that is good enough."""
+    below = [c for c in ranked.cells if cost(c) < cost(chosen)]
+    front: list[Cell] = []
+    while below and len(front) < CHEAPER:
+        best = min(below, key=lambda c: (ranked.badness(c), cost(c)))
+        front.append(best)
+        below = [c for c in below if cost(c) < cost(best)]
+    options = [
+        f"{told(c)} {'is' if told(c).startswith('1 ') else 'are'} all you have: {c.model}, "
+        f"{ranked.short(c)}"
+        for c in front
+    ]
+    return f"If {'; if '.join(options)}." if options else ""
 
 
 def _missing(report: Report, cell: Cell) -> tuple[str, ...]:
     """Classes and modes that a cell does not show, in words."""
     found = []
-    names = list(report.data.get("class_names") or [])
-    classes = [names[k] if k < len(names) else f"{k}" for k in missing_classes(cell)]
+    names = words.class_names(report, len(cell.class_counts))
+    classes = [names[k] for k in ranking.missing_classes(cell)]
     if classes:
-        found.append(f"it hardly ever draws {', '.join(map(str, classes))}")
+        found.append(f"it hardly ever draws {listed(classes)}")
     modes = cell.record("num_modes")
     if modes is not None and modes.floor:
         expected = modes.floor * (1 - (1 - 1 / modes.floor) ** modes.num_fake)
@@ -255,34 +345,25 @@ def _narrow(cell: Cell) -> tuple[str, ...]:
     coverage = cell.record("coverage")
     if coverage is None or coverage.floor is None or coverage.value >= VARIED * coverage.floor:
         return ()
-    return (f"coverage is {coverage.value:.2f} where real data score {coverage.floor:.2f}",)
+    return (
+        f"much of the data is missing among its samples, for coverage is {coverage.value:.2f} "
+        f"where real data score {coverage.floor:.2f}",
+    )
 
 
-def _rule(ranked: _Ranked) -> str:
-    """What makes a cell acceptable, in words."""
-    record = next(iter(ranked.quality.values()))
-    if record.lower_is_better:
-        near = f"the cells whose {record.name} is at most {FACTOR:g} times the best"
-    else:
-        near = f"the cells whose {record.name} is at least {SHARE:.0%} of the best"
-    return f"{near}, with no class or mode missing"
+def _percent(record: Record) -> str:
+    """A share with its interval."""
+    low, value, high = interval_of(record)
+    return f"{value:.1%} ({low:.1%} to {high:.1%})" if low < high else f"{value:.1%}"
 
 
-def _record(cell: Cell, name: str) -> Record | None:
-    return cell.distance if name == "distance" else cell.record(name)
+def _thing(report: Report) -> str:
+    """One of what is drawn."""
+    return "a point" if words.things(report) == "points" else "an image"
 
 
-def _is_comparable(a: Record, b: Record) -> bool:
-    try:
-        check_comparable(a, b)
-    except ConfigError:
-        return False
-    return True
-
-
-def _meet(ranked: _Ranked, cell: Cell, best: Cell) -> bool:
-    one, other = interval_of(ranked.quality[cell.key]), interval_of(ranked.quality[best.key])
-    return one.low <= other.high and other.low <= one.high
+def _calls(number: int) -> str:
+    return plural(number, "network call")
 
 
 def _time(cell: Cell) -> float:
@@ -291,20 +372,17 @@ def _time(cell: Cell) -> float:
     return math.inf if math.isnan(found) else found
 
 
-def _kind(model: Model) -> str:
-    """What kind of number a likelihood is, in two words."""
-    kind = str(model.likelihood.get("kind", ""))
-    return "upper bound" if "bound" in kind else "estimate"
+def _is_bound(model: Model) -> bool:
+    """Whether a likelihood is only bounded."""
+    return "bound" in str(model.likelihood.get("kind", ""))
 
 
 def _likelihood(model: Model, unit: str) -> str:
-    value, reach = (_number(model.likelihood.get(f"{unit}{part}")) for part in ("", "_interval"))
-    spread = "" if math.isnan(reach) else f" ± {reach:.2g}"
-    at_most = "at most " if _kind(model) == "upper bound" else ""
-    return f"{model.name}: {at_most}{value:.4g}{spread}, {_kind(model)}"
+    value, reach = (_finite(model.likelihood.get(f"{unit}{part}")) for part in ("", "_interval"))
+    return f"{'at most ' if _is_bound(model) else ''}{plus_minus(value, reach)}"
 
 
-def _number(value: object) -> float:
+def _finite(value: object) -> float:
     """A figure, NaN where there is none."""
     return float(value) if isinstance(value, int | float) else math.nan
 
@@ -316,7 +394,8 @@ def _why_not(model: Model) -> str:
         return "a GAN has no likelihood"
     if "nats" in model.likelihood:
         return "not of data in bytes, or not finite"
-    return str(model.likelihood.get("note") or "not measured")
+    note = str(model.likelihood.get("note") or "")
+    return NOT_MEASURED if note in ("", "not measured") else note
 
 
 def _default_cell(report: Report, model: Model) -> str:
@@ -329,13 +408,9 @@ def _default_cell(report: Report, model: Model) -> str:
 def _failures(report: Report) -> str:
     """Why nothing was measured."""
     errors = [f"{model.name}: {model.error}" for model in report.models if model.error]
-    errors += [f"{cell.key}: {cell.error}" for cell in report.cells if cell.error]
-    return _joined(*errors) or "The report has no cells."
+    errors += [f"{words.cell_name(cell)}: {cell.error}" for cell in report.cells if cell.error]
+    return _joined(errors) or "Nothing was drawn."
 
 
-def _joined(*sentences: str) -> str:
-    return " ".join(_ended(sentence) for sentence in sentences if sentence)
-
-
-def _ended(sentence: str) -> str:
-    return sentence if sentence.endswith((".", "!", "?")) else f"{sentence}."
+def _joined(sentences: Iterable[str]) -> str:
+    return " ".join(s if s.endswith((".", "!", "?")) else f"{s}." for s in sentences if s)

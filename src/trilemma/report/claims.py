@@ -49,9 +49,11 @@ from typing import Literal, NamedTuple
 
 from trilemma.errors import ConfigError
 from trilemma.metrics import Record, check_comparable
+from trilemma.report.intervals import interval_of
+from trilemma.report.ranking import missing_classes
 from trilemma.report.record import Cell, Report
 
-__all__ = ["Claim", "Interval", "Verdict", "claims", "interval_of", "missing_classes"]
+__all__ = ["Claim", "Verdict", "claims"]
 
 Verdict = Literal["reproduced", "not reproduced", "not comparable"]
 
@@ -65,8 +67,6 @@ NEAR = 3.75 / 2.10
 """Published distance of DDGAN over that of the best score model (Xiao et al., 2022, Table 1)."""
 TIMES = {1000: 80.5 / 0.21, 2000: 423.2 / 0.21}
 """Published ratio of times from a number of calls on (Xiao et al., 2022, Table 1)."""
-MISSING = 0.1
-SEEN = 20
 
 OTHER_DATA = "other data than published: figures are not comparable, the relation is"
 SAME_DATA = "the published data; figures agree only under the published features and sizes too"
@@ -93,24 +93,6 @@ class Claim:
     measured: str
     verdict: Verdict
     reason: str
-
-
-class Interval(NamedTuple):
-    """A value with the ends of its 95 % interval; both equal it where no error is known."""
-
-    low: float
-    value: float
-    high: float
-
-    def __str__(self) -> str:
-        if self.low == self.high:
-            return f"{self.value:.3g}"
-        return f"{self.value:.3g} ({self.low:.3g} to {self.high:.3g})"
-
-    @property
-    def is_wide(self) -> bool:
-        """Whether the interval is wider than the value, so that it decides little."""
-        return self.high - self.low > abs(self.value)
 
 
 def claims(report: Report) -> tuple[Claim, ...]:
@@ -174,41 +156,6 @@ def claims(report: Report) -> tuple[Claim, ...]:
             **_judge(_missed_modes, report, "cifar10")._asdict(),
         ),
     )
-
-
-def interval_of(record: Record) -> Interval:
-    """The 95 % interval of a record: its own, or value +- 1.96 errors, or the value alone.
-
-    Points have no errors of their own: ``high_quality`` is a share of ``num_fake`` samples, and the
-    error of ``num_modes`` is the root of the number of modes that were missed.
-    """
-    if record.low is not None and record.high is not None:
-        return Interval(record.low, record.value, record.high)
-    value, error, most = record.value, record.error or 0.0, math.inf
-    if record.name == "num_modes" and record.floor is not None:
-        error, most = math.sqrt(max(record.floor - value, 0.0)), record.floor
-    if record.name == "high_quality" and record.num_fake:
-        error, most = math.sqrt(max(value * (1 - value), 0.0) / record.num_fake), 1.0
-    return Interval(value - 1.96 * error, value, min(value + 1.96 * error, most))
-
-
-def missing_classes(cell: Cell) -> tuple[int, ...]:
-    """Classes that are nearly absent: less than a tenth of their share among real data.
-
-    A class that real data would show fewer than 20 times in this many samples is not judged.
-
-    Args:
-        cell: with counts of its samples and of real data; without them nothing is missing.
-
-    Returns:
-        Their numbers, from 0.
-    """
-    drawn, real = sum(cell.class_counts), sum(cell.real_class_counts)
-    if not drawn or not real:
-        return ()
-    pairs = zip(cell.class_counts, cell.real_class_counts, strict=True)
-    due = [(count, drawn * share / real) for count, share in pairs]
-    return tuple(k for k, (n, m) in enumerate(due) if m >= SEEN and n < MISSING * m)
 
 
 class _Found(NamedTuple):

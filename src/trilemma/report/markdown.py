@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from trilemma.report import words
+from trilemma.report import formats, ranking, words
 from trilemma.report.advice import advice
 from trilemma.report.baselines import baselines
 from trilemma.report.claims import claims
 from trilemma.report.record import Cell, Report
-from trilemma.report.words import Row, Table
+from trilemma.report.table import Row, Table, table
 
 __all__ = ["escape", "render"]
 
@@ -53,7 +53,7 @@ def render(report: Report) -> str:
         *_take(report),
         "## Side by side",
         *(f"> **Not comparable.** {escape(text)}" for text in words.warnings(report)),
-        *_table(words.table(report, words.chosen(report))),
+        *_table(table(report, ranking.chosen(report))),
         *_all_cells(report),
         *_classes(report),
         *_copies(report),
@@ -97,7 +97,7 @@ def _table(found: Table) -> list[str]:
 def _line(row: Row, width: int) -> list[str]:
     name = f"{escape(row.title)}, {escape(row.about)}" if row.about else escape(row.title)
     if row.error:
-        failure = f"failed: {escape(words.shortened(row.error))}"
+        failure = f"failed: {escape(formats.shortened(row.error))}"
         return [name, failure, *([""] * (width - 2))] if width > 1 else [f"{name}: {failure}"]
     texts = []
     for entry in row.entries:
@@ -107,9 +107,9 @@ def _line(row: Row, width: int) -> list[str]:
 
 
 def _all_cells(report: Report) -> list[str]:
-    if len(report.cells) <= len(words.chosen(report)):
+    if len(report.cells) <= len(ranking.chosen(report)):
         return []
-    return ["### All ways to draw", *_table(words.table(report, report.cells))]
+    return ["### All ways to draw", *_table(table(report, report.cells))]
 
 
 def _classes(report: Report) -> list[str]:
@@ -125,7 +125,7 @@ def _copies(report: Report) -> list[str]:
 
 
 def _good(report: Report) -> list[Cell]:
-    return [cell for cell in words.chosen(report) if not cell.error and cell.records]
+    return [cell for cell in ranking.chosen(report) if not cell.error and cell.records]
 
 
 def _claims(report: Report) -> list[str]:
@@ -133,7 +133,7 @@ def _claims(report: Report) -> list[str]:
         [
             f"**{escape(one.method)}**: {escape(one.statement)}",
             f"{escape(one.published)} ({escape(one.source)})",
-            escape(one.measured or words.NONE),
+            escape(one.measured or formats.NONE),
             f"**{escape(one.verdict)}**: {escape(one.reason)}",
         ]
         for one in claims(report)
@@ -148,15 +148,19 @@ def _baselines(report: Report) -> list[str]:
         return []
     keys = list(dict.fromkeys(key for one in found for key in one.values))
     rows = [
-        [escape(one.name), *(words.figure(one.values.get(key)) for key in keys), escape(one.source)]
+        [
+            escape(one.name),
+            *(formats.figure(one.values.get(key)) for key in keys),
+            escape(one.source),
+        ]
         for one in found
     ]
     for cell in _good(report):
-        values = [words.record_of(cell, key) for key in keys]
+        values = [ranking.record_of(cell, key) for key in keys]
         if any(values):
-            texts = [escape(words.record_text(value)) for value in values]
+            texts = [escape(formats.record_text(value)) for value in values]
             rows.append([f"**{escape(cell.model)}**", *texts, "this report"])
-    labels = [words.MEASURES[key].label if key in words.MEASURES else key for key in keys]
+    labels = [ranking.MEASURES[key].label if key in ranking.MEASURES else key for key in keys]
     return [
         "## Published figures on such data",
         _grid(["model", *map(escape, labels), "source"], rows),

@@ -1,0 +1,313 @@
+"""The table that compares cells: its columns, its entries, and which of them are best.
+
+Each figure stands beside what real data score, and the best of a column is marked together with
+all whose 95 % intervals meet it. Figures of different protocols are not ranked.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from trilemma.report.formats import NONE, amount, figure, record_text, size_text
+from trilemma.report.intervals import interval_of
+from trilemma.report.ranking import groups, protocol, record_of
+from trilemma.report.record import Cell, Model, Report
+from trilemma.report.words import family, is_real, rung_name, things
+
+__all__ = ["Column", "Entry", "Row", "Table", "table"]
+
+FLAG = "†"
+SUSPECT = (
+    f"{FLAG} coverage is below half of what real data score: precision and density can then be "
+    "high for copies of few data, so do not read them as quality."
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One figure of a table.
+
+    Attributes:
+        text: as it is shown.
+        small: below it, in small letters.
+        value: to compare; NaN if it cannot be compared.
+        low: lower end of its interval.
+        high: upper end.
+        is_best: whether it is the best of its column, or level with the best.
+    """
+
+    text: str = NONE
+    small: str = ""
+    value: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    is_best: bool = False
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table.
+
+    Attributes:
+        group: heading over several columns.
+        title: heading.
+        lower_is_better: direction.
+        entry: makes the figure of a cell.
+        floor: makes what real data score; empty for columns where that means nothing.
+        record: name of the record behind it, to see whether cells can be compared.
+    """
+
+    group: str
+    title: str
+    lower_is_better: bool
+    entry: Callable[[Model, Cell], Entry]
+    record: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table.
+
+    Attributes:
+        title: of the line.
+        about: in small letters below.
+        entries: one per column; empty for a failure.
+        error: why there are no figures.
+        is_reference: the line of real data.
+        cell: what the line is about; None for real data and models that did not load.
+    """
+
+    title: str
+    about: str
+    entries: tuple[Entry, ...] = ()
+    error: str = ""
+    is_reference: bool = False
+    cell: Cell | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table whose columns all hold something.
+
+    Attributes:
+        columns: headings.
+        rows: lines.
+        notes: sentences that belong below it.
+    """
+
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...]
+
+
+def table(report: Report, cells: Sequence[Cell]) -> Table:
+    """Compare cells; models that did not load, and cells that failed, say why.
+
+    Args:
+        report: that they belong to.
+        cells: lines, in this order.
+    """
+    models = {model.name: model for model in report.models}
+    good = [cell for cell in cells if not cell.error]
+    columns = [c for c in _columns(report) if any(_holds(c, models, cell) for cell in good)]
+    rows = [_row(models[cell.model], cell, columns) for cell in cells if cell.model in models]
+    seen = {cell.model for cell in cells}
+    rows += [
+        Row(m.name, family(m), error=m.error or "no cell was measured")
+        for m in report.models
+        if m.name not in seen and (m.error or not any(c.model == m.name for c in report.cells))
+    ]
+    order = {name: i for i, name in enumerate(models)}
+    rows.sort(key=lambda row: order.get(row.cell.model if row.cell else row.title, len(order)))
+    reference = _reference(columns, good)
+    marked = _marked(rows, columns, good)
+    notes = [SUSPECT] if any(FLAG in e.text for row in rows for e in row.entries) else []
+    return Table(tuple(columns), (*reference, *marked), tuple(notes))
+
+
+def _columns(report: Report) -> list[Column]:
+    """All columns, also those that turn out to be empty."""
+    sizes = sorted({speed.batch_size for cell in report.measured() for speed in cell.speed})
+    timed = sizes if len(sizes) <= 2 else [sizes[0], sizes[-1]]
+    noun = things(report)[:-1]
+    found = [
+        Column("Quality", "distance", True, _of_record("distance"), "distance"),
+        Column("Quality", "near a mode", False, _of_record("high_quality"), "high_quality"),
+        Column("Fidelity", "precision", False, _of_record("precision"), "precision"),
+        Column("Fidelity", "density", False, _of_record("density"), "density"),
+        Column("Coverage", "coverage", False, _of_record("coverage"), "coverage"),
+        Column("Coverage", "recall", False, _of_record("recall"), "recall"),
+        Column("Coverage", "modes found", False, _modes, "num_modes"),
+        Column("Coverage", "unevenness, nats", True, _of_record("mode_kl"), "mode_kl"),
+        Column("Speed", "network calls", True, _calls),
+    ]
+    for size in timed:
+        which = f"ms per {noun}" if size == 1 else f"ms, batch of {size}"
+        found.append(Column("Speed", which, True, _of_time(size)))
+    found += [
+        Column("Size", "memory", True, _memory),
+        Column("Size", "parameters", True, _parameters),
+        Column("Likelihood", _likelihood_unit(report), True, _likelihood),
+    ]
+    return found
+
+
+def _of_record(name: str) -> Callable[[Model, Cell], Entry]:
+    def entry(model: Model, cell: Cell) -> Entry:
+        record = record_of(cell, name)
+        if record is None:
+            return Entry()
+        low, value, high = interval_of(record)
+        if name == "distance":
+            text = record_text(record)
+            return Entry(text, f"floor {figure(record.floor, 2)}", value, low, high)
+        if name in ("precision", "density") and _is_suspect(cell):
+            return Entry(f"{value:.2f} {FLAG}")
+        text = f"{value:.1%}" if name == "high_quality" else f"{value:.2f}"
+        return Entry(figure(value) if name == "mode_kl" else text, "", value, low, high)
+
+    return entry
+
+
+def _is_suspect(cell: Cell) -> bool:
+    """Whether coverage is so low that precision and density mean nothing."""
+    found = cell.record("coverage")
+    return found is not None and found.floor is not None and found.value < 0.5 * found.floor
+
+
+def _modes(model: Model, cell: Cell) -> Entry:
+    record = record_of(cell, "num_modes")
+    if record is not None:
+        low, value, high = interval_of(record)
+        return Entry(f"{value:,.0f} of {record.floor or value:,.0f}", "", value, low, high)
+    if not cell.class_counts:
+        return Entry()
+    real = [i for i in range(len(cell.class_counts)) if is_real(cell, i)]
+    hit = sum(cell.class_counts[i] > 0 for i in real)
+    return Entry(f"{hit:,} of {len(real):,}", "", hit)
+
+
+def _calls(model: Model, cell: Cell) -> Entry:
+    return Entry(f"{cell.nfe:,}", "", cell.nfe) if cell.nfe else Entry()
+
+
+def _of_time(batch_size: int) -> Callable[[Model, Cell], Entry]:
+    def entry(model: Model, cell: Cell) -> Entry:
+        for speed in cell.speed:
+            if speed.batch_size == batch_size:
+                value = speed.ms_per_image
+                text = figure(value, 3 if value >= 1 else 2)
+                return Entry(text, "", value, speed.fastest, speed.slowest)
+        return Entry()
+
+    return entry
+
+
+def _memory(model: Model, cell: Cell) -> Entry:
+    if cell.peak_memory is None:
+        return Entry()
+    return Entry(size_text(cell.peak_memory), "", cell.peak_memory)
+
+
+def _parameters(model: Model, cell: Cell) -> Entry:
+    file = f"{size_text(model.size)} file" if model.size else ""
+    if not model.num_parameters:
+        return Entry(small=file)
+    return Entry(amount(model.num_parameters), file, model.num_parameters)
+
+
+def _likelihood_unit(report: Report) -> str:
+    has_bits = any("bits_per_dim" in model.likelihood for model in report.models)
+    return "bits per dim" if has_bits else "nats"
+
+
+def _likelihood(model: Model, cell: Cell) -> Entry:
+    found = model.likelihood
+    unit = "bits_per_dim" if found.get("bits_per_dim") is not None else "nats"
+    value = found.get(unit)
+    if value is None:
+        return Entry()
+    reach = found.get(f"{unit}_interval")
+    kind = str(found.get("kind", ""))
+    words = "upper bound" if "bound" in kind else "estimate"
+    if "of a density" in kind:
+        words += " of a density"
+    if unit == "nats":
+        words += ", nats"
+    if reach is None or not math.isfinite(reach):
+        return Entry(figure(value), kind, value)
+    return Entry(plus_minus(value, reach), kind, value, value - reach, value + reach)
+
+
+def _holds(column: Column, models: Mapping[str, Model], cell: Cell) -> bool:
+    model = models.get(cell.model)
+    return model is not None and column.entry(model, cell).text != NONE
+
+
+def _row(model: Model, cell: Cell, columns: Sequence[Column]) -> Row:
+    about = ", ".join(part for part in (family(model), rung_name(cell)) if part)
+    if cell.error:
+        return Row(model.name, about, error=cell.error, cell=cell)
+    return Row(model.name, about, tuple(c.entry(model, cell) for c in columns), cell=cell)
+
+
+def _reference(columns: Sequence[Column], cells: Sequence[Cell]) -> list[Row]:
+    """What real data score in the place of samples; only if all cells share the protocol."""
+    entries, has_any = [], False
+    for column in columns:
+        records = [r for cell in cells if column.record and (r := record_of(cell, column.record))]
+        if column.record == "num_modes" and not records:
+            totals = {len(c.class_counts) for c in cells if c.class_counts}
+            entries.append(Entry(f"{totals.pop():,}" if len(totals) == 1 else ""))
+            continue
+        floors = {(protocol(r), r.floor) for r in records if r.floor is not None}
+        if len(floors) != 1 or len({protocol(r) for r in records}) != 1:
+            entries.append(Entry(""))
+            continue
+        floor = records[0].floor
+        text = {"high_quality": f"{floor:.1%}", "num_modes": f"{floor:,.0f}"}.get(column.record)
+        if column.record in ("precision", "density", "coverage", "recall"):
+            text = f"{floor:.2f}"
+        entries.append(Entry(text or figure(floor, 2)))
+        has_any = True
+    if not has_any:
+        return []
+    return [Row("real data", "what a perfect model would score", tuple(entries), is_reference=True)]
+
+
+def _marked(rows: Sequence[Row], columns: Sequence[Column], cells: Sequence[Cell]) -> list[Row]:
+    """Mark the best of each column, and all whose intervals meet it."""
+    marks: set[tuple[int, int]] = set()
+    for k, column in enumerate(columns):
+        if column.record and len(groups(cells, [column.record])) > 1:
+            continue
+        sign = 1 if column.lower_is_better else -1
+        figures = {i: row.entries[k] for i, row in enumerate(rows) if row.entries}
+        figures = {i: entry for i, entry in figures.items() if math.isfinite(entry.value)}
+        if len(figures) < 2 or (
+            column.group == "Likelihood"
+            and len({e.small.endswith("nats") for e in figures.values()}) > 1
+        ):
+            continue
+        best = min(figures.values(), key=lambda entry: sign * entry.value)
+        marks |= {(i, k) for i, entry in figures.items() if _is_level(entry, best)}
+        if len({entry.text for entry in figures.values()}) == 1:
+            marks -= {(i, k) for i in figures}
+    return [
+        replace(
+            row,
+            entries=tuple(replace(e, is_best=(i, k) in marks) for k, e in enumerate(row.entries)),
+        )
+        for i, row in enumerate(rows)
+    ]
+
+
+def _is_level(entry: Entry, best: Entry) -> bool:
+    """Whether an entry is the best or looks the same, or its interval meets the best's."""
+    if entry.value == best.value or entry.text == best.text:
+        return True
+    if any(math.isnan(end) for end in (entry.low, entry.high, best.low, best.high)):
+        return False
+    return entry.low <= best.high and best.low <= entry.high
