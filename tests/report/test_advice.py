@@ -4,7 +4,7 @@ import dataclasses
 import math
 
 from trilemma.metrics import Record
-from trilemma.report.advice import advice
+from trilemma.report.advice import advice, basis
 from trilemma.report.record import Cell, Model, Report, Speed
 
 
@@ -77,11 +77,14 @@ SEVERAL = (
 def test_of_several_models():
     few, _, best, fast = advice(report(*SEVERAL))
     assert few.cell == "latent/gddim-10"  # 0.9 is within twice 0.48
-    assert "gan/gddim-4 takes 4, but is not among them: 5 (4.8 to 5.2)" in few.reason
+    assert "latent draws an image in 10 network calls, at a distance of 0.90 (0.80 to" in few.answer
+    assert few.answer.endswith("If 4 calls are all you have: gan, at a distance of 5.0.")
     assert best.cell == "latent/gddim-20"  # level with 0.48, and cheaper
-    assert "level within" in best.reason
+    assert "0.48 (0.38 to 0.58), of pixel with gddim in 1,000 calls" in best.reason
+    assert "Two ways to draw are level" in best.reason and "the least time" in best.reason
     assert fast.cell == "latent/gddim-10"
-    assert "6 ms each in batches of 64 on AMD EPYC" in fast.answer
+    assert "draws an image in 6.0 ms on AMD EPYC, 64 at once" in fast.answer
+    assert fast.answer.endswith("If 1.0 ms are all you have: gan, at a distance of 5.0.")
 
 
 def test_best_is_the_lowest_where_intervals_do_not_meet():
@@ -95,7 +98,7 @@ def test_best_is_the_lowest_where_intervals_do_not_meet():
 def test_ties_go_by_calls_where_nothing_was_timed():
     cells = [dataclasses.replace(c, speed=()) for c in SEVERAL]
     _, _, best, fast = advice(report(*cells))
-    assert best.cell == "latent/gddim-20" and "by calls" in best.reason
+    assert best.cell == "latent/gddim-20" and "the fewest calls" in best.reason
     assert fast.cell == "" and "Nothing was timed" in fast.answer
 
 
@@ -105,11 +108,13 @@ def test_a_missing_class_is_not_acceptable():
     whole = cell("b", 50, record(0.6), class_counts=real, real_class_counts=real, ms=9.0)
     few, _, best, fast = advice(report(poor, whole))
     assert few.cell == fast.cell == "b/gddim-50"
-    assert "hardly ever draws one" in few.reason
+    assert "4 calls are all you have: a, at a distance of 0.50, but it hardly ever draws one" in (
+        few.answer
+    )
     assert best.cell == "a/gddim-4" and "Beware: it hardly ever draws one" in best.reason
     alone = advice(report(poor))
     assert alone[0].cell == "a/gddim-4" and "least bad" in alone[0].answer
-    assert alone[3].cell == "" and "No cell is good enough" in alone[3].answer
+    assert alone[3].cell == "" and "No model is good enough" in alone[3].answer
 
 
 def test_low_coverage_is_a_warning():
@@ -138,13 +143,13 @@ def test_points_go_by_the_share_near_a_mode():
     cells = points("gan", 1, 0.955, 15), points("ddgan", 4, 0.97, 25), points("ddpm", 50, 0.7, 25)
     few, _, best, _ = advice(report(*cells, kind="points"))
     assert few.cell == best.cell == "ddgan/gddim-4"
-    assert "15 of 25 modes" in few.reason and "higher is better" in few.answer
+    assert "15 of 25 modes" in few.answer and "97.0 % (96.3 % to 97.7 %)" in few.answer
 
 
 def test_few_samples_cannot_show_all_modes():
     """1000 perfect samples of 1000 modes hit 632 of them: not a fault of the model."""
     fair = cell("a", 4, record(0.6, "mode_kl"), record(640.0, "num_modes", floor=1000.0))
-    assert "modes" not in advice(report(fair))[0].reason.split("missing")[1]
+    assert "modes" not in advice(report(fair))[0].reason
     poor = cell("a", 4, record(0.6, "mode_kl"), record(600.0, "num_modes", floor=1000.0))
     assert "600 of 1000 modes" in advice(report(poor))[0].reason
 
@@ -155,26 +160,64 @@ def test_likelihoods():
     families = {"gan": "ddgan", "latent": "lsgm"}
     likelihoods = {"pixel": bits, "latent": bound}
     found = advice(report(*SEVERAL, likelihoods=likelihoods, families=families))[1]
-    assert found.answer.startswith("latent.") and found.cell == "latent/gddim-10"
-    assert "latent: at most 1.21 ± 0.03, upper bound" in found.answer
-    assert "pixel: 2.08, estimate" in found.answer
-    assert "gan has none: a GAN has no likelihood" in found.reason
-    none = advice(report(*SEVERAL, likelihoods={"pixel": {"bits_per_dim": math.nan}}))[1]
+    assert (
+        found.answer.startswith("latent gives at most 1.210 ± 0.030 bits")
+        and found.cell == "latent/gddim-10"
+    )
+    assert found.answer.endswith("The others: pixel 2.08.")
+    assert "upper bound" in found.reason and "The others are estimates" in found.reason
+    assert "gan: a GAN has no likelihood" in found.reason
+    lost = advice(report(*SEVERAL, likelihoods={"pixel": {"bits_per_dim": math.nan}}))[1]
+    assert lost.answer == "Not measured." and lost.cell == ""
+    assert "--likelihood" in lost.reason
+    none = advice(report(SEVERAL[0], families={"gan": "ddgan"}))[1]
     assert none.answer == "None of these." and none.cell == ""
 
 
 def test_other_protocols_are_left_out():
     other = cell("b", 1, record(0.01, split="test"))
-    few, _, best, _ = advice(report(SEVERAL[1], SEVERAL[2], other))
-    assert best.cell == "latent/gddim-20" and "b/gddim-1" in best.reason
+    made = report(SEVERAL[1], SEVERAL[2], other)
+    few, _, best, _ = advice(made)
+    left_out = basis(made).left_out
+    assert best.cell == "latent/gddim-20" and "b with gddim in 1 call" in left_out
     assert few.cell == "latent/gddim-10"
 
 
 def test_samples_from_a_file_are_no_model():
-    drawn = cell("file", 0, record(0.1))
-    few, likelihoods, best, _ = advice(report(drawn, *SEVERAL, families={"file": "samples"}))
+    drawn = cell("other", 0, record(0.1), sampler="file", key="other/file", steps=None)
+    made = report(drawn, *SEVERAL, families={"other": "samples"})
+    few, likelihoods, best, _ = advice(made)
     assert few.cell == "latent/gddim-10" and best.cell == "latent/gddim-20"
-    assert "file/gddim-0" in few.reason and "no model" in likelihoods.reason
+    assert basis(made).left_out.endswith(": other.") and "no model" in likelihoods.reason
+
+
+def test_every_lower_price_has_its_best():
+    """With too few calls for a good one: the best of those that are cheaper, and so on."""
+    cells = [
+        cell("a", 50, record(0.5)),
+        cell("b", 8, record(3.0)),
+        cell("c", 8, record(2.0)),
+        cell("d", 6, record(4.0)),
+        cell("e", 4, record(3.5)),
+        cell("f", 2, record(7.0)),
+        cell("g", 1, record(9.0)),
+    ]
+    told = advice(report(*cells))[0].answer.partition("good enough. ")[2]
+    assert told == (
+        "If 8 calls are all you have: c, at a distance of 2.0. "
+        "With 4 calls: e, at a distance of 3.5. With 2 calls: f, at a distance of 7.0."
+    )
+
+
+def test_what_the_answers_rest_on_is_said_once():
+    about = basis(report(*SEVERAL, cell("pixel", 7, error="out of memory")))
+    assert "real images score 0.10, not 0" in about.explanation
+    assert "a distance of at most 0.960, twice the lowest" in about.explanation  # 0.48
+    assert about.left_out.endswith("can be compared: pixel with gddim in 7 calls.")
+    at_floor = basis(report(cell("a", 4, record(0.2, floor=0.3)), cell("b", 4, record(1.0))))
+    assert "at most 0.600, twice what real images score" in at_floor.explanation
+    nothing = basis(report())
+    assert nothing.explanation == nothing.left_out == ""
 
 
 def test_one_model():
@@ -187,4 +230,4 @@ def test_all_failed():
     for made in (report(broken, errors={"b": "no such file"}), report()):
         found = advice(made)
         assert len(found) == 4 and all(entry.cell == "" and entry.reason for entry in found)
-    assert "a/gddim-4: out of memory" in advice(report(broken))[0].reason
+    assert "a with gddim in 4 calls: out of memory" in advice(report(broken))[0].reason

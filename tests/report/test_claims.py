@@ -109,8 +109,8 @@ def test_few_latent_calls_names_the_fewest_and_the_longest_walk():
     ]
     claim = verdict(LATENT, *cells)
     assert claim.verdict == "reproduced"
-    assert "lsgm/gddim-10, 10 calls: 0.9 (0.88 to 0.92)" in claim.measured
-    assert "ddpm/gddim-1000, 1000 calls: 1.6" in claim.measured
+    assert "lsgm with gddim in 10 calls: 0.900 (0.880 to 0.920)" in claim.measured
+    assert "ddpm with gddim in 1,000 calls: 1.6" in claim.measured
     assert "figures are not comparable, the relation is" in claim.reason
     late = verdict(LATENT, cells[0], cell("lsgm", 40, record(0.9, error=0.01)), cells[-1])
     assert late.verdict == "not reproduced" and "40 calls" in late.reason
@@ -123,7 +123,9 @@ def test_few_latent_calls_says_what_is_missing():
     slow = cell("lsgm", 40, record(1.0))
     assert "at most 23 calls" in verdict(LATENT, slow, cell("ddpm", 100, record(1.0))).reason
     failed = cell("ddpm", 100, error="out of memory")
-    assert "ddpm/gddim-100 failed: out of memory" in verdict(LATENT, one, failed).reason
+    assert (
+        "ddpm with gddim in 100 calls failed: out of memory" in verdict(LATENT, one, failed).reason
+    )
     broken = Model(name="x", where="x", family="ddpm", error="no such file")
     assert "x failed: no such file" in verdict(LATENT, one, models=(broken,)).reason
 
@@ -235,7 +237,7 @@ def four(recall, error=0.01, **changes):
 
 def test_plain_gan_misses_modes():
     claim = verdict(MODES, gan(0.4), four(0.7))
-    assert claim.verdict == "reproduced" and "fd_digits 9 against 3" in claim.measured
+    assert claim.verdict == "reproduced" and "distance 9.00 against 3.00" in claim.measured
     assert verdict(MODES, gan(0.7), four(0.4)).verdict == "not reproduced"
     assert "more samples" in verdict(MODES, gan(0.69), four(0.70)).reason
     other = verdict(MODES, gan(0.4), four(0.7), gan=10, ddgan=20)

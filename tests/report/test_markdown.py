@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from trilemma.report import markdown
-from trilemma.report.advice import advice
+from trilemma.report.advice import advice, basis
 from trilemma.report.claims import claims
 
 READER = MarkdownIt("commonmark").enable("table")
@@ -87,6 +87,9 @@ def test_the_best_is_bold(digits):
 
 def test_words_of_the_report_are_all_there(digits):
     report, text = digits[0], shown(digits[1])
+    about = basis(report)
+    assert about.explanation in text
+    assert text.count(about.left_out) == 1
     for one in advice(report):
         assert one.answer in text
         assert one.reason in text

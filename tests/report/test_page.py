@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from trilemma.metrics import Record
-from trilemma.report import formats, page, ranking
-from trilemma.report.advice import advice
+from trilemma.report import formats, page, ranking, words
+from trilemma.report.advice import advice, basis
 from trilemma.report.claims import claims
 from trilemma.report.record import Report
 from trilemma.report.table import table
@@ -65,11 +65,25 @@ class Reader(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def digits(tmp_path_factory):
+def made(tmp_path_factory):
+    """Every example made once: its folder, the report, the page, and the page as it reads."""
+    found = {}
+
+    def one(example):
+        if example not in found:
+            folder = tmp_path_factory.mktemp(example.__name__)
+            report = example(folder)
+            html = page.render(report, folder)
+            found[example] = folder, report, html, Reader(html)
+        return found[example]
+
+    return one
+
+
+@pytest.fixture(scope="module")
+def digits(made):
     """The large example: its folder, the report, the page."""
-    folder = tmp_path_factory.mktemp("digits")
-    report = examples.digits(folder)
-    return folder, report, page.render(report, folder)
+    return made(examples.digits)[:3]
 
 
 def rows_of(html, label):
@@ -80,12 +94,10 @@ def rows_of(html, label):
     return [[" ".join(re.sub("<[^>]*>", " ", cell).split()) for cell in row] for row in cells]
 
 
-@pytest.mark.parametrize("example", ALL, ids=lambda made: made.__name__)
-def test_every_report_is_one_whole_page(example, tmp_path):
-    report = example(tmp_path)
-    html = page.render(report, tmp_path)
+@pytest.mark.parametrize("example", ALL, ids=lambda example: example.__name__)
+def test_every_report_is_one_whole_page(example, made):
+    _, _, html, read = made(example)
     assert html.startswith("<!doctype html>")
-    read = Reader(html)
     ids = [attributes["id"] for _, attributes in read.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
     for attributes in read.all("svg"):
@@ -100,10 +112,9 @@ def test_every_report_is_one_whole_page(example, tmp_path):
     assert "None" not in read.text.replace("None of", "")
 
 
-@pytest.mark.parametrize("example", ALL, ids=lambda made: made.__name__)
-def test_the_page_asks_for_nothing_from_outside(example, tmp_path):
-    html = page.render(example(tmp_path), tmp_path)
-    read = Reader(html)
+@pytest.mark.parametrize("example", ALL, ids=lambda example: example.__name__)
+def test_the_page_asks_for_nothing_from_outside(example, made):
+    _, _, html, read = made(example)
     for tag, attributes in read.tags:
         assert tag not in {"script", "link", "iframe", "object", "embed", "base", "form"}
         for name, value in attributes.items():
@@ -120,10 +131,10 @@ def test_a_report_read_back_gives_the_same_page(digits):
     assert page.render(Report.from_json(report.to_json()), folder) == html
 
 
-def test_what_users_name_never_becomes_markup(tmp_path):
-    html = page.render(examples.hostile(tmp_path), tmp_path)
+def test_what_users_name_never_becomes_markup(made):
+    _, _, html, read = made(examples.hostile)
     assert "<script" not in html.lower()
-    assert examples.HOSTILE in Reader(html).text
+    assert examples.HOSTILE in read.text
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
 
 
@@ -206,18 +217,17 @@ def test_all_cells_are_there_folded_away_with_their_failures(digits):
     assert "score at t = 0.2 is not finite; draw with more steps" in folded
 
 
-def test_columns_without_figures_are_left_out(tmp_path):
-    points = rows_of(page.render(examples.points(tmp_path), tmp_path), "One line per model")
+def test_columns_without_figures_are_left_out(made):
+    points = rows_of(made(examples.points)[2], "One line per model")
     assert "precision" not in points[1]
     assert "distance" not in points[1]
     assert {"near a mode", "modes found"} <= set(points[1])
     assert "Likelihood" not in points[0]
 
 
-def test_what_cannot_be_compared_is_said_and_not_drawn_together(tmp_path, digits):
-    report = examples.mixed_protocols(tmp_path)
-    html = page.render(report, tmp_path)
-    assert "num_fake is 500 instead of 10000" in Reader(html).text
+def test_what_cannot_be_compared_is_said_and_not_drawn_together(made, digits):
+    _, _, html, read = made(examples.mixed_protocols)
+    assert "num_fake is 500 instead of 10000" in read.text
     rows = rows_of(html, "One line per model")
     distances = [row[1] for row in rows[2:] if len(row) > 2]
     assert not any("best" in text for text in distances)
@@ -230,8 +240,10 @@ def test_what_cannot_be_compared_is_said_and_not_drawn_together(tmp_path, digits
 
 
 def test_advice_and_claims_stand_on_the_page(digits):
-    _, report, html = digits
-    text = Reader(html).text
+    report, text = digits[1], Reader(digits[2]).text
+    about = basis(report)
+    assert about.explanation in text
+    assert text.count(about.left_out) == 1
     for one in advice(report):
         assert " ".join(one.question.split()) in text
         assert " ".join(one.answer.split()) in text
@@ -252,7 +264,7 @@ def test_copies_are_told_in_words(digits):
     text = Reader(digits[2]).text
     assert text.count("No sign of copying: ") == 4
     assert "Signs of copying: 6.4 % of 2,000 samples (95 % interval 5.8 % to 7.0 %)" in text
-    assert "Not checked: needs training and test data: no split 'test'." in text
+    assert "Not checked for cld-mnist: needs training and test data: no split 'test'." in text
 
 
 def test_stacked_digits_stand_beside_published_rows(tmp_path):
@@ -313,9 +325,7 @@ def test_small_words():
 def test_intervals_that_are_not_symmetric_show_both_ends():
     shared = {"name": "fd_digits", "lower_is_better": True} | examples.SHARED
     assert formats.record_text(Record(value=1.0, low=0.9, high=1.1, **shared)) == "1.00 ± 0.10"
-    assert (
-        formats.record_text(Record(value=1.0, low=0.9, high=1.4, **shared)) == "1.00 (0.90 to 1.40)"
-    )
+    assert formats.record_text(Record(value=1.0, low=0.9, high=1.4, **shared)) == "1.0 (0.9 to 1.4)"
     assert formats.record_text(Record(value=1.0, **shared)) == "1.00"
     assert formats.record_text(None) == "–"
 
@@ -346,6 +356,61 @@ def test_a_model_shows_its_default_or_else_its_best(digits):
     keys = {cell.model: cell.key for cell in ranking.chosen(bare)}
     assert keys["ddpm-mnist"] == "ddpm-mnist/ancestral-1000"
     assert keys["cld-mnist"] == "cld-mnist/gddim-50"
+
+
+def test_sizes_that_differ_by_chance_are_level(digits):
+    """Of 41.0, 42.0 and 50 MB the first two are best; what is hardly measurable is one."""
+    report = digits[1]
+    cells = [c for c in report.cells if c.is_default][:3]
+
+    def memory(*sizes):
+        changed = [replace(c, peak_memory=n) for c, n in zip(cells, sizes, strict=True)]
+        found = table(replace(report, models=report.models[:3]), changed)
+        k = next(i for i, column in enumerate(found.columns) if column.title == "memory")
+        entries = [row.entries[k] for row in found.rows if not row.is_reference]
+        return [(entry.text, entry.is_best) for entry in entries]
+
+    near = memory(42_000_000, 41_000_000, 50_000_000)
+    assert near == [("42 MB", True), ("41 MB", True), ("50 MB", False)]
+    assert memory(0, 700_000, 9_000_000) == [("< 1 MB", True), ("< 1 MB", True), ("9.0 MB", False)]
+
+
+def test_a_caption_says_which_figures_share_a_protocol(digits):
+    cell = digits[1].cells[0]
+    told = words.short_protocol([cell])
+    assert told == (
+        "Protocol: 10,000 samples against 10,000 real ones, train split, features digits."
+    )
+    far = tuple(replace(r, num_real=500) if r.name != "fd_digits" else r for r in cell.records)
+    parted = words.short_protocol([replace(cell, records=far)], "distance", "coverage", "recall")
+    assert parted == (
+        "Protocol: distance: 10,000 samples against 10,000 real ones, train split, features "
+        "digits; coverage and recall: 10,000 samples against 500 real ones, train split, features "
+        "digits."
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("mnist", "mnist"),
+        ("ylecun/mnist", "ylecun/mnist"),
+        ("/some/where/mnist", "mnist"),
+        ("../mnist/", "mnist"),
+        ("stacked:/some/where/mnist", "stacked:mnist"),
+    ],
+)
+def test_data_on_a_disk_are_called_by_their_folder(digits, name, shown):
+    assert words.data_name(replace(digits[1], data={"name": name})) == shown
+
+
+def test_cells_have_names_to_say_aloud(digits):
+    drawn, failed = digits[1].cells[4], digits[1].cells[-1]
+    assert words.cell_name(drawn) == "lsgm-mnist with gddim in 20 calls"
+    assert words.cell_name(failed) == "cld-mnist with sscs in 5 steps"
+    adaptive = replace(failed, sampler="ode", steps=None, key="cld-mnist/ode-0.01")
+    assert words.cell_name(adaptive) == "cld-mnist with ode at tolerance 0.01"
+    assert words.cell_name(replace(drawn, sampler="file", nfe=0)) == "lsgm-mnist"
 
 
 def test_best_marks_all_that_are_level_and_nobody_alone(digits):

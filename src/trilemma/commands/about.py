@@ -52,7 +52,7 @@ def _demo(options: argparse.Namespace) -> int:
 
     if not bundled_models():
         raise CheckpointError("no bundled model is installed; reinstall the package")
-    names = options.models or [name for name in bundled_models() if name.endswith("-mnist")]
+    names = options.models or [name for name in bundled_models() if "-mnist" in name]
     out, started = Path(options.out), time.perf_counter()
     protocol = Protocol("digits", "test", options.num, batch_size=128)
     with task_bar() as progress:

@@ -32,7 +32,15 @@ from dataclasses import dataclass
 
 from trilemma.metrics import Record
 from trilemma.report import ranking, words
-from trilemma.report.formats import duration, figure, listed, plural, plus_minus, spread_text
+from trilemma.report.formats import (
+    duration,
+    figure,
+    listed,
+    percent,
+    plural,
+    plus_minus,
+    spread_text,
+)
 from trilemma.report.intervals import interval_of
 from trilemma.report.record import Cell, Model, Report
 
@@ -42,8 +50,6 @@ FACTOR = 2.0
 SHARE = 0.9
 FOUND = 0.98
 VARIED = 2 / 3
-CHEAPER = 3
-"""So many answers at most for a reader who has less to spend than a good one costs."""
 NOT_MEASURED = "not measured; --likelihood N measures it on N held-out data"
 QUESTIONS = (
     "Which model needs the fewest network calls?",
@@ -92,6 +98,10 @@ class _Ranked:
     quality: dict[str, Record]
     cells: tuple[Cell, ...]
     good: tuple[Cell, ...]
+    bar: float = math.nan
+    """The worst quality that is good enough."""
+    is_at_floor: bool = False
+    """Whether the best is no worse than real data, so that the bar counts from those."""
 
     def badness(self, cell: Cell) -> float:
         """Quality as a figure of which less is better."""
@@ -106,7 +116,7 @@ class _Ranked:
         """Quality of a cell in words: at a distance of 0.86 (0.76 to 0.96) to real data."""
         record = self.quality[cell.key]
         if record.name == "high_quality":
-            return f"with {_percent(record)} of its points near a mode"
+            return f"with {_share(record)} of its points near a mode"
         if record.name == "mode_kl":
             return f"with modes uneven by {spread_text(record)} nats"
         return f"at a distance of {spread_text(record)} to real data"
@@ -115,7 +125,7 @@ class _Ranked:
         """The same in few words, and whether all is drawn."""
         record = self.quality[cell.key]
         if record.name == "high_quality":
-            told = f"{record.value:.0%} of its points near a mode"
+            told = f"{percent(record.value)} of its points near a mode"
         elif record.name == "mode_kl":
             told = f"modes uneven by {figure(record.value, 2)} nats"
         else:
@@ -140,10 +150,13 @@ def advice(report: Report) -> tuple[Advice, ...]:
     ranked = _rank(report)
     likelihoods = _likelihoods(report)
     if not ranked.cells:
-        why = _failures(report)
         none = [
             Advice(question=question, answer="There are no figures to go by.", cell="", reason=why)
-            for question in QUESTIONS
+            for question, why in zip(
+                QUESTIONS,
+                (_failures(report), "", *2 * ("Nothing could be measured; the table says why.",)),
+                strict=True,
+            )
         ]
         return (none[0], likelihoods, none[2], none[3])
     return (_fewest_calls(ranked), likelihoods, _best_quality(ranked), _fastest(ranked))
@@ -159,30 +172,33 @@ def basis(report: Report) -> Basis:
     if not ranked.cells:
         return Basis(explanation="", left_out="")
     record = next(iter(ranked.quality.values()))
-    what = words.things(report)
-    real = "" if record.floor is None else f"; real {what} score {figure(record.floor, 2)}"
+    what, bar = words.things(report), figure(ranked.bar)
+    least = f"what real {what} score" if ranked.is_at_floor else "the lowest"
+    real = "" if record.floor is None else f"; real {what} score {figure(record.floor, 2)}, not 0"
     if record.name == "high_quality":
-        real = "" if record.floor is None else f"; real ones: {record.floor:.0%}"
+        real = "" if record.floor is None else f"; real ones: {percent(record.floor)}"
         told = f"Quality is the share of points near a mode of the data: higher is better{real}."
-        near = f"at least {SHARE:.0%} of the best share"
+        near = f"a share of at least {percent(ranked.bar)}, {100 * SHARE:.0f} % of the highest"
     elif record.name == "mode_kl":
         told = (
             "Quality is how unevenly the modes of the data are drawn, in nats: lower is better"
-            f"{real}, for chance alone makes counts uneven."
+            f"{real}."
         )
-        near = f"at most {FACTOR:g} times the lowest value"
+        near = f"at most {bar} nats, twice {least}"
     else:
         told = (
             f"Quality is the distance between the drawn {what} and real ones, as a network sees "
-            f"them (Fréchet distance): lower is better{real}, for no two sets are the same."
+            f"them (Fréchet distance): lower is better{real}."
         )
-        near = f"at a distance of at most {FACTOR:g} times the lowest"
-    bar = f'"Good enough" is: {near}, with no class or mode missing.'
+        near = f"a distance of at most {bar}, twice {least}"
     out = [words.cell_name(cell) for cell in report.cells if cell.key not in ranked.quality]
     out += [model.name for model in report.models if model.error]
     why = "Left out of these answers, for lack of a model or of figures that can be compared"
     left_out = f"{why}: {listed(out, 6)}." if out else ""
-    return Basis(explanation=f"{told} {bar}", left_out=left_out)
+    return Basis(
+        explanation=f"{told} Good enough is {near}, with no class or mode missing.",
+        left_out=left_out,
+    )
 
 
 def _rank(report: Report) -> _Ranked:
@@ -196,20 +212,22 @@ def _rank(report: Report) -> _Ranked:
     quality = {key: record for key, record in records.items() if record is not None}
     values = [record.value for record in quality.values()]
     if measure.lower_is_better:
-        floor = next(iter(quality.values())).floor
-        limit = FACTOR * max(min(values), floor or 0.0)
-        near = [cell for cell in cells if quality[cell.key].value <= limit]
+        floor = next(iter(quality.values())).floor or 0.0
+        bar = FACTOR * max(min(values), floor)
+        near = [cell for cell in cells if quality[cell.key].value <= bar]
+        is_at_floor = min(values) <= floor
     else:
-        near = [cell for cell in cells if quality[cell.key].value >= SHARE * max(values)]
+        bar, is_at_floor = SHARE * max(values), False
+        near = [cell for cell in cells if quality[cell.key].value >= bar]
     good = tuple(cell for cell in near if not _missing(report, cell))
-    return _Ranked(report, quality, cells, good)
+    return _Ranked(report, quality, cells, good, bar, is_at_floor)
 
 
 def _fewest_calls(ranked: _Ranked) -> Advice:
     if not ranked.good:
         cell = min(ranked.cells, key=ranked.order)
         answer = (
-            f"None is good enough. The least bad is {cell.model}, in {_calls(cell.nfe)}, "
+            f"No model is good enough. The least bad is {cell.model}, in {_calls(cell.nfe)}, "
             f"{ranked.told(cell)}."
         )
         return _advice(0, ranked, cell, answer, "The best quality of all.")
@@ -217,8 +235,8 @@ def _fewest_calls(ranked: _Ranked) -> Advice:
     answer = (
         f"{cell.model} draws {_thing(ranked.report)} in {_calls(cell.nfe)}, {ranked.told(cell)}."
     )
-    less = _less(ranked, cell, lambda cell: cell.nfe, lambda cell: plural(cell.nfe, "call"))
-    less = f" In fewer calls none is good enough. {less}" if less else ""
+    less = _less(ranked, cell, lambda cell: cell.nfe, lambda cell: plural(cell.nfe, "call"), 3)
+    less = f" In fewer calls no model is good enough. {less}" if less else ""
     return _advice(0, ranked, cell, answer + less, "The fewest calls of all that are good enough.")
 
 
@@ -239,8 +257,8 @@ def _fastest(ranked: _Ranked) -> Advice:
         f"{cell.model} draws {_thing(ranked.report)} in {duration(_time(cell))} on {machine}, "
         f"{batch} at once, {ranked.told(cell)}."
     )
-    less = _less(ranked, cell, _time, lambda cell: duration(_time(cell)))
-    less = f" None that is faster is good enough. {less}" if less else ""
+    less = _less(ranked, cell, _time, lambda cell: duration(_time(cell)), 1)
+    less = f" No faster one is good enough. {less}" if less else ""
     return _advice(3, ranked, cell, answer + less, "The least time of all that are good enough.")
 
 
@@ -280,24 +298,26 @@ def _likelihoods(report: Report) -> Advice:
         return Advice(question=QUESTIONS[1], answer=answer, cell="", reason=reason)
     best, *others = found
     name = "bits per dimension" if unit == "bits_per_dim" else "nats of a density"
-    answer = f"{best.name}, with {_likelihood(best, unit)} {name}; lower is better."
+    answer = f"{best.name} gives {_likelihood(best, unit)} {name}; lower is better."
     if others:
         told = listed([f"{model.name} {_likelihood(model, unit)}" for model in others])
         answer += f" The others: {told}."
     bounds = sum(_is_bound(model) for model in found)
-    reason = []
-    if bounds:
-        reason.append('"At most" marks an upper bound, which can only be too high.')
+    notes = ['"At most" marks an upper bound, which can only be too high.'] if bounds else []
     if 0 < bounds < len(found):
-        reason.append("The other figures are estimates: a bound beside them hides how good it is.")
-    cell = _default_cell(report, best)
+        notes.append("The others are estimates: a model with a bound may be better than it looks.")
     return Advice(
-        question=QUESTIONS[1], answer=answer, cell=cell, reason=_joined([*reason, *without])
+        question=QUESTIONS[1],
+        answer=answer,
+        cell=_default_cell(report, best),
+        reason=_joined([*notes, *without]),
     )
 
 
 def _advice(number: int, ranked: _Ranked, cell: Cell, answer: str, reason: str) -> Advice:
     """Advice with what to beware of."""
+    if len(ranked.cells) == 1:
+        reason = "There is no other to compare it with."
     beware = [f"Beware: {what}." for what in (*_missing(ranked.report, cell), *_narrow(cell))]
     return Advice(
         question=QUESTIONS[number], answer=answer, cell=cell.key, reason=_joined([reason, *beware])
@@ -308,21 +328,26 @@ def _less(
     ranked: _Ranked,
     chosen: Cell,
     cost: Callable[[Cell], float],
-    told: Callable[[Cell], str],
+    price: Callable[[Cell], str],
+    most: int,
 ) -> str:
-    """What a reader gets who cannot pay the price of the cheapest that is good enough."""
-    below = [c for c in ranked.cells if cost(c) < cost(chosen)]
+    """What a reader gets who cannot pay for the cheapest that is good enough.
+
+    The best cell at a lower cost than the chosen one's, the best at a lower cost than that, and so
+    on, ``most`` of them.
+    """
+    below = [cell for cell in ranked.cells if cost(cell) < cost(chosen)]
     front: list[Cell] = []
-    while below and len(front) < CHEAPER:
-        best = min(below, key=lambda c: (ranked.badness(c), cost(c)))
-        front.append(best)
-        below = [c for c in below if cost(c) < cost(best)]
-    options = [
-        f"{told(c)} {'is' if told(c).startswith('1 ') else 'are'} all you have: {c.model}, "
-        f"{ranked.short(c)}"
-        for c in front
-    ]
-    return f"If {'; if '.join(options)}." if options else ""
+    while below and len(front) < most:
+        front.append(min(below, key=lambda cell: (ranked.badness(cell), cost(cell))))
+        below = [cell for cell in below if cost(cell) < cost(front[-1])]
+    if not front:
+        return ""
+    first, *rest = (f"{cell.model}, {ranked.short(cell)}." for cell in front)
+    verb = "is" if price(front[0]) == "1 call" else "are"
+    parts = [f"If {price(front[0])} {verb} all you have: {first}"]
+    parts += [f"With {price(cell)}: {told}" for cell, told in zip(front[1:], rest, strict=True)]
+    return " ".join(parts)
 
 
 def _missing(report: Report, cell: Cell) -> tuple[str, ...]:
@@ -351,10 +376,11 @@ def _narrow(cell: Cell) -> tuple[str, ...]:
     )
 
 
-def _percent(record: Record) -> str:
+def _share(record: Record) -> str:
     """A share with its interval."""
     low, value, high = interval_of(record)
-    return f"{value:.1%} ({low:.1%} to {high:.1%})" if low < high else f"{value:.1%}"
+    ends = f" ({percent(low)} to {percent(high)})" if low < high else ""
+    return f"{percent(value)}{ends}"
 
 
 def _thing(report: Report) -> str:

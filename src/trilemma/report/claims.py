@@ -9,8 +9,7 @@ relation and never the published figure; the reason says so. Three verdicts:
 * "not comparable": the report lacks what the claim speaks of, or its records are of different
   protocols. The reason names what to add.
 
-Values have 95 % intervals: those of the record if it has them, else value +- 1.96 errors, else the
-value alone. Two values are *level* where their intervals meet.
+Two values are *level* where their 95 % intervals (``trilemma.report.intervals``) meet.
 
 * "Better" holds where one value is clearly better. Level values do not reproduce it.
 * "No worse" holds where a value is better or level. A worse value counts as level only if both
@@ -41,7 +40,6 @@ recall is printed.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -49,9 +47,11 @@ from typing import Literal, NamedTuple
 
 from trilemma.errors import ConfigError
 from trilemma.metrics import Record, check_comparable
+from trilemma.report.formats import duration, spread_text
 from trilemma.report.intervals import interval_of
-from trilemma.report.ranking import missing_classes
+from trilemma.report.ranking import MEASURES, missing_classes, record_of
 from trilemma.report.record import Cell, Report
+from trilemma.report.words import cell_name
 
 __all__ = ["Claim", "Verdict", "claims"]
 
@@ -173,7 +173,7 @@ class _Seen(NamedTuple):
     record: Record
 
     def __str__(self) -> str:
-        return f"{self.cell.key}, {self.cell.nfe} calls: {interval_of(self.record)}"
+        return f"{cell_name(self.cell)}: {spread_text(self.record)}"
 
 
 def _judge(rule: Callable[[Report], _Found], report: Report, published_data: str) -> _Found:
@@ -244,8 +244,8 @@ def _splitting(report: Report) -> _Found:
             continue
         sign = _compare(sscs, euler)
         told.append(
-            f"{model}, {steps} steps: {sscs.name} {interval_of(sscs)} with SSCS, "
-            f"{interval_of(euler)} with Euler-Maruyama"
+            f"{model}, {steps} steps: {_label(sscs)} {spread_text(sscs)} with "
+            f"SSCS, {spread_text(euler)} with Euler-Maruyama"
         )
         if sign:
             (better if sign < 0 else worse).append(f"{steps}")
@@ -316,13 +316,15 @@ def _times(report: Report) -> _Found:
     cell = min(ours, key=Cell.milliseconds)
     sizes = {s.batch_size for s in cell.speed} & {s.batch_size for s in most.speed}
     if not sizes:
-        return _lacking(report, (), f"time {cell.key} and {most.key} at one batch size")
+        return _lacking(
+            report, (), f"time {cell_name(cell)} and {cell_name(most)} at one batch size"
+        )
     batch = max(sizes)
     one, other = cell.milliseconds(batch), most.milliseconds(batch)
     bar = TIMES[max(calls for calls in TIMES if calls <= most.nfe)]
     measured = (
-        f"{cell.key}, {cell.nfe} calls: {one:.3g} ms a picture; {most.key}, {most.nfe} calls: "
-        f"{other:.4g} ms, in batches of {batch}: {other / one:.0f} times"
+        f"{cell_name(cell)}: {duration(one)} a picture; {cell_name(most)}: {duration(other)}, in "
+        f"batches of {batch}: {other / one:.0f} times"
     )
     return _Found(
         "reproduced" if other >= bar * one else "not reproduced",
@@ -362,17 +364,19 @@ def _missed_modes(report: Report) -> _Found:
         if a is None or b is None:
             continue
         sign = _compare(a, b)
-        told.append(f"{name} {interval_of(a)} against {interval_of(b)}")
+        told.append(f"{_label(a)} {spread_text(a)} against {spread_text(b)}")
         if sign:
-            (lower if sign > 0 else higher).append(name)
+            (lower if sign > 0 else higher).append(_label(a))
     for cell in (one, four):
         if shown := len(cell.class_counts):
             shown -= len(missing_classes(cell))
             told.append(f"{cell.model} shows {shown} of {len(cell.class_counts)} classes")
     a, b = one.distance, four.distance
     if a is not None and b is not None:
-        told.append(f"{a.name} {interval_of(a)} against {interval_of(b)}")
-    measured = f"{one.key} (T = {one.nfe}) against {four.key} (T = {four.nfe}): {'; '.join(told)}"
+        told.append(f"{_label(a)} {spread_text(a)} against {spread_text(b)}")
+    measured = (
+        f"{one.model} (T = {one.nfe}) against {four.model} (T = {four.nfe}): {'; '.join(told)}"
+    )
     if higher:
         return _Found("not reproduced", f"clearly higher with T = 1: {', '.join(higher)}", measured)
     if lower:
@@ -386,21 +390,24 @@ def _seen(report: Report, families: tuple[str, ...], *names: str) -> list[_Seen]
     for cell in report.measured():
         if report.family_of(cell) not in families:
             continue
-        records = (
-            cell.distance if name == "distance" else cell.record(name)
-            for name in names or ("distance",)
-        )
-        record = next((r for r in records if r is not None and math.isfinite(r.value)), None)
+        records = (record_of(cell, name) for name in names or ("distance",))
+        record = next(filter(None, records), None)
         if record is not None:
             found.append(_Seen(cell, record))
     return found
+
+
+def _label(record: Record) -> str:
+    """What a reader calls a measure; distances by one name, whatever their features."""
+    return MEASURES[record.name].short if record.name in MEASURES else "distance"
 
 
 def _lacking(report: Report, families: tuple[str, ...], what: str) -> _Found:
     """The report lacks something; models and cells that failed say why."""
     names = {model.name for model in report.models if model.family in families}
     failed = [f"{m.name} failed: {m.error}" for m in report.models if m.error and m.name in names]
-    failed += [f"{c.key} failed: {c.error}" for c in report.cells if c.error and c.model in names]
+    cells = [cell for cell in report.cells if cell.error and cell.model in names]
+    failed += [f"{cell_name(cell)} failed: {cell.error}" for cell in cells]
     return _Found("not comparable", "; ".join([what, *failed]))
 
 

@@ -15,6 +15,7 @@ __all__ = [
     "duration",
     "figure",
     "listed",
+    "percent",
     "plural",
     "plus_minus",
     "record_text",
@@ -63,6 +64,11 @@ def duration(milliseconds: float) -> str:
     return f"{figure(seconds, 2)} s" if seconds < 120 else f"{figure(seconds / 60, 2)} min"
 
 
+def percent(share: float) -> str:
+    """A share in percent, with one decimal."""
+    return f"{100 * share:.1f} %"
+
+
 def plural(number: int, word: str) -> str:
     """``1 call``, ``4 calls``."""
     return f"{number:,} {word}" + ("" if number == 1 else "s")
@@ -100,7 +106,8 @@ def spread_text(record: Record) -> str:
     low, value, high = interval_of(record)
     if not _has_ends(low, high):
         return _alone(record, 3)
-    places = 0 if record.name == "num_modes" else _places(max(high - value, value - low))
+    reach = max(high - value, value - low)
+    places = 0 if record.name == "num_modes" else max(0, -math.floor(math.log10(reach / 3)))
     return f"{value:,.{places}f} ({low:,.{places}f} to {high:,.{places}f})"
 
 

@@ -38,7 +38,8 @@ def _line(sheet: Sheet, row: Row, width: int, starts: set[int]) -> Markup:
     key = "" if row.is_reference else join([sheet.key(_model_of(row)), " "])
     name = element("th", key, row.title, element("small", row.about), scope="row")
     if row.error:
-        failed = element("td", "failed: ", formats.shortened(row.error), colspan=str(max(1, width)))
+        why = element("span", "failed: ", formats.shortened(row.error))
+        failed = element("td", why, colspan=str(max(1, width)))
         return element("tr", name, failed, class_="failed")
     parts = [name]
     for i, entry in enumerate(row.entries):

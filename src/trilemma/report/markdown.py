@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from trilemma.report import formats, ranking, words
-from trilemma.report.advice import advice
+from trilemma.report.advice import advice, basis
 from trilemma.report.baselines import baselines
 from trilemma.report.claims import claims
 from trilemma.report.record import Cell, Report
@@ -43,7 +43,7 @@ def render(report: Report) -> str:
         A document that ends in a newline.
     """
     parts = [
-        f"# Quality, coverage, speed: {escape(str(report.data.get('name', 'report')))}",
+        f"# Quality, coverage, speed: {escape(words.data_name(report))}",
         escape(words.introduction(report)),
         escape(
             f"Data: {report.data.get('split', '')} split. Hardware: {words.hardware(report)}. "
@@ -65,11 +65,12 @@ def render(report: Report) -> str:
 
 
 def _take(report: Report) -> list[str]:
-    parts = []
+    about = basis(report)
+    parts = [escape(about.explanation)]
     for one in advice(report):
         told = f"**{escape(one.question)}** {escape(one.answer)}"
         parts.append(f"{told} *{escape(one.reason)}*" if one.reason else told)
-    return parts
+    return [*parts, escape(about.left_out)]
 
 
 def _grid(heads: Sequence[str], rows: Iterable[Sequence[str]], aligned: str = "") -> str:
@@ -85,13 +86,7 @@ def _table(found: Table) -> list[str]:
     parts = [
         _grid([escape(head) for head in heads], (_line(row, width) for row in found.rows), "--:")
     ]
-    cells = [row.cell for row in found.rows if row.cell is not None]
-    reading = (
-        "± is half of a 95 % interval. Bold: best of its column, and all that cannot be told from "
-        "the best, because their intervals meet."
-    )
-    notes = (reading if found.columns else "", *found.notes, words.short_protocol(cells))
-    return [*parts, escape(" ".join(note for note in notes if note))]
+    return [*parts, escape(found.caption)]
 
 
 def _line(row: Row, width: int) -> list[str]:
@@ -121,6 +116,7 @@ def _classes(report: Report) -> list[str]:
 def _copies(report: Report) -> list[str]:
     told = [(cell.model, words.copies(cell.memorisation)) for cell in _good(report)]
     lines = [f"- **{escape(name)}**: {escape(text)}" for name, text in told if text]
+    lines += [f"- {escape(text)}" for text in words.unchecked(_good(report))]
     return ["## Learned, or copied?", "\n".join(lines)] if lines else []
 
 

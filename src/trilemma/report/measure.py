@@ -47,6 +47,7 @@ SHOWN_NEIGHBOURS = 16
 MOST_CHECKED, MOST_SEARCHED = 2000, 100_000
 TIMED_BATCHES = (1, 64)
 MOST_REPEATS = 5
+MOST_WAITS = 6
 
 
 @dataclass(frozen=True)
@@ -156,8 +157,8 @@ def judge(samples: Tensor, protocol: Protocol, cell: Cell, card: Any, folder: Pa
 def time_sampling(pipeline: Pipeline, rung: Rung, patience: float) -> dict[str, Any]:
     """Measure time and memory of sampling; nothing else should run meanwhile.
 
-    The first drawing only warms up, unless it took longer than half of the patience: then it is
-    the figure, and the number of repeats says so.
+    The first drawing only warms up, unless it alone took several times the patience: then it is
+    the figure, and the number of repeats, 1, says so.
 
     Args:
         pipeline: the model, loaded.
@@ -179,7 +180,7 @@ def time_sampling(pipeline: Pipeline, rung: Rung, patience: float) -> dict[str, 
         with _memory(pipeline) as peak:
             times = [run(batch)]
         memory = peak[0] if peak else None
-        if times[0] <= patience / 2:
+        if times[0] <= MOST_WAITS * patience:
             times = [run(batch)]
             while len(times) < MOST_REPEATS and math.fsum(times) < patience:
                 times.append(run(batch))

@@ -34,7 +34,7 @@ def render(report: Report, folder: Path | str) -> str:
         A whole HTML document.
     """
     sheet = Sheet(report, Path(folder))
-    heading = f"Quality, coverage, speed: {report.data.get('name', 'report')}"
+    heading = f"Quality, coverage, speed: {words.data_name(report)}"
     parts = [
         ("Advice", "What to take", sections.cards(sheet)),
         ("Table", "Side by side", sections.tables(sheet)),
@@ -86,7 +86,7 @@ def _facts(report: Report) -> Markup:
     data = report.data
     shape = " × ".join(str(size) for size in data.get("event_shape") or ())
     length = data.get("length")
-    about = [str(data.get("name", ""))]
+    about = [words.data_name(report)]
     if shape and data.get("kind") != "points":
         about.append(f"shape {shape}")
     about.append(f"{data.get('split', '')} split" + (f" of {length:,}" if length else ""))

@@ -94,7 +94,7 @@ def _plot(
         "figure",
         element("div", wide, class_="wide"),
         element("div", narrow, class_="narrow"),
-        element("figcaption", caption, words.short_protocol(cells)),
+        element("figcaption", caption, words.short_protocol(cells, measure.name)),
     )
 
 
@@ -275,7 +275,7 @@ def _triangles(
     return element(
         "figure",
         element("div", *tiles, class_="tiles"),
-        element("figcaption", words.short_protocol(cells)),
+        element("figcaption", words.short_protocol(cells, *(m.name for m in measures))),
     )
 
 

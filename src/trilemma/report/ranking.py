@@ -39,11 +39,13 @@ class Measure:
 
     Attributes:
         name: of the record, as ``Cell.value`` knows it.
+        short: in a sentence or a table.
         label: for an axis.
         lower_is_better: direction.
     """
 
     name: str
+    short: str
     label: str
     lower_is_better: bool
 
@@ -51,15 +53,14 @@ class Measure:
 MEASURES = {
     measure.name: measure
     for measure in (
-        Measure("distance", "distance to real data", True),
-        Measure("mode_kl", "unevenness of the modes, nats", True),
-        Measure("high_quality", "share of points near a mode", False),
-        Measure("coverage", "coverage", False),
-        Measure("num_modes", "modes found", False),
-        Measure("precision", "precision", False),
-        Measure("density", "density", False),
-        Measure("recall", "recall", False),
-        Measure("inception_score", "Inception score", False),
+        Measure("distance", "distance", "distance to real data", True),
+        Measure("mode_kl", "unevenness, nats", "unevenness of the modes, nats", True),
+        Measure("high_quality", "near a mode", "share of points near a mode", False),
+        Measure("precision", "precision", "precision", False),
+        Measure("density", "density", "density", False),
+        Measure("coverage", "coverage", "coverage", False),
+        Measure("recall", "recall", "recall", False),
+        Measure("num_modes", "modes found", "modes found", False),
     )
 }
 QUALITY = ("distance", "high_quality", "mode_kl")

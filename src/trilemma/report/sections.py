@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from trilemma.report import diagrams, formats, ranking, words
-from trilemma.report.advice import Advice, advice
+from trilemma.report.advice import Advice, advice, basis
 from trilemma.report.baselines import Baseline, baselines
 from trilemma.report.claims import Claim, claims
 from trilemma.report.grids import stacking_table, wide_table
@@ -22,7 +22,7 @@ from trilemma.report.pictures import (
 from trilemma.report.record import Cell, Model
 from trilemma.report.sheet import Sheet
 from trilemma.report.svg import Markup, element, join
-from trilemma.report.table import Table, table
+from trilemma.report.table import table
 
 __all__ = [
     "baseline_table",
@@ -45,11 +45,19 @@ BADGES = {
 
 
 def cards(sheet: Sheet) -> Markup:
-    """Advice as cards."""
+    """Advice as cards, below what they rest on."""
     cells = {cell.key: cell for cell in sheet.report.cells}
-    found = advice(sheet.report)
-    cards = [_card(sheet, one, cells.get(one.cell), i) for i, one in enumerate(found)]
-    return element("div", *cards, class_="cards")
+    about = basis(sheet.report)
+    found = [
+        _card(sheet, one, cells.get(one.cell), i) for i, one in enumerate(advice(sheet.report))
+    ]
+    return join(
+        [
+            element("p", about.explanation) if about.explanation else Markup(""),
+            element("div", *found, class_="cards"),
+            element("p", about.left_out, class_="note") if about.left_out else Markup(""),
+        ]
+    )
 
 
 def _card(sheet: Sheet, one: Advice, cell: Cell | None, index: int) -> Markup:
@@ -82,14 +90,14 @@ def tables(sheet: Sheet) -> Markup:
     report = sheet.report
     parts: list[str] = [_warning(text) for text in words.warnings(report)]
     found = table(report, sheet.cells)
-    parts.append(wide_table(sheet, found, _caption(found), "One line per model"))
+    parts.append(wide_table(sheet, found, found.caption, "One line per model"))
     others = table(report, report.cells)
     if len(report.cells) > len(sheet.cells):
         parts.append(
             element(
                 "details",
                 element("summary", f"All {len(report.cells)} ways to draw that were measured"),
-                wide_table(sheet, others, _caption(others), "All cells"),
+                wide_table(sheet, others, others.caption, "All cells"),
             )
         )
     return join(parts)
@@ -97,17 +105,6 @@ def tables(sheet: Sheet) -> Markup:
 
 def _warning(text: str) -> Markup:
     return element("p", element("strong", "Not comparable. "), text, class_="warning", role="note")
-
-
-def _caption(found: Table) -> str:
-    """Protocol and reading help of a table."""
-    marks = (
-        "± is half of a 95 % interval. Bold: best of its column, and all that cannot be "
-        "told from the best, because their intervals meet."
-    )
-    cells = [row.cell for row in found.rows if row.cell is not None]
-    parts = (marks if found.columns else "", *found.notes, words.short_protocol(cells))
-    return " ".join(part for part in parts if part)
 
 
 def sample_grids(sheet: Sheet) -> Markup:
@@ -179,7 +176,7 @@ def classes(sheet: Sheet) -> Markup:
     return element(
         "figure",
         drawn,
-        element("figcaption", text, " ", words.short_protocol(found)),
+        element("figcaption", text, " ", words.short_protocol(found, "num_modes")),
         class_="tile",
     )
 
@@ -215,14 +212,15 @@ def nearest(sheet: Sheet) -> Markup:
         flagged = bool(cell.memorisation.get("is_flagged"))
         parts.append(element("p", told, class_="warning" if flagged else "note"))
         tiles.append(element("figure", *parts, class_="tile"))
+    notes = [element("p", text, class_="note") for text in words.unchecked(sheet.good)]
     if not tiles:
-        return Markup("")
+        return join(notes)
     text = (
         "In each pair of rows: samples above, and below each the training image that is nearest to "
         "it. A model that has learned draws something new; one that has copied shows the same "
         "picture twice."
     )
-    return join([element("p", text), element("div", *tiles, class_="tiles large")])
+    return join([element("p", text), element("div", *tiles, class_="tiles large"), *notes])
 
 
 def claim_table(sheet: Sheet) -> Markup:
@@ -291,7 +289,8 @@ def method(sheet: Sheet) -> Markup:
     if sentences:
         parts.append(element("h3", "Protocol"))
         parts.append(element("ul", *(element("li", text) for text in sentences)))
-    settings = ", ".join(f"{key} {value}" for key, value in report.settings.items())
+    given = {key: value for key, value in report.settings.items() if value is not None}
+    settings = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in given.items())
     if settings:
         parts.append(element("p", f"Settings: {settings}."))
     if report.command:

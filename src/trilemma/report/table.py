@@ -10,14 +10,25 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from trilemma.report.formats import NONE, amount, figure, record_text, size_text
+from trilemma.report.formats import (
+    NONE,
+    amount,
+    figure,
+    percent,
+    plus_minus,
+    record_text,
+    size_text,
+)
 from trilemma.report.intervals import interval_of
-from trilemma.report.ranking import groups, protocol, record_of
+from trilemma.report.ranking import MEASURES, groups, protocol, record_of
 from trilemma.report.record import Cell, Model, Report
-from trilemma.report.words import family, is_real, rung_name, things
+from trilemma.report.words import family, is_real, rung_name, short_protocol, things
 
 __all__ = ["Column", "Entry", "Row", "Table", "table"]
 
+CLOSE = 0.02
+LEAST_MEMORY = 1_000_000
+"""Bytes; an operating system reports less than this only by chance."""
 FLAG = "†"
 SUSPECT = (
     f"{FLAG} coverage is below half of what real data score: precision and density can then be "
@@ -55,7 +66,6 @@ class Column:
         title: heading.
         lower_is_better: direction.
         entry: makes the figure of a cell.
-        floor: makes what real data score; empty for columns where that means nothing.
         record: name of the record behind it, to see whether cells can be compared.
     """
 
@@ -94,12 +104,12 @@ class Table:
     Attributes:
         columns: headings.
         rows: lines.
-        notes: sentences that belong below it.
+        caption: what belongs below it: how to read it, and the protocol.
     """
 
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
-    notes: tuple[str, ...]
+    caption: str
 
 
 def table(report: Report, cells: Sequence[Cell]) -> Table:
@@ -123,8 +133,26 @@ def table(report: Report, cells: Sequence[Cell]) -> Table:
     rows.sort(key=lambda row: order.get(row.cell.model if row.cell else row.title, len(order)))
     reference = _reference(columns, good)
     marked = _marked(rows, columns, good)
-    notes = [SUSPECT] if any(FLAG in e.text for row in rows for e in row.entries) else []
-    return Table(tuple(columns), (*reference, *marked), tuple(notes))
+    caption = _caption(columns, rows) if columns else ""
+    return Table(tuple(columns), (*reference, *marked), caption)
+
+
+def _caption(columns: Sequence[Column], rows: Sequence[Row]) -> str:
+    """How to read the table, and the protocol of what it shows."""
+    entries = [entry for row in rows for entry in row.entries]
+    cells = [row.cell for row in rows if row.cell is not None and row.entries]
+    parts = [
+        "± is half of a 95 % interval. Bold: best of its column, and all that cannot be told from "
+        "the best, because their intervals meet."
+    ]
+    if any(entry.small.startswith("floor") for entry in entries):
+        parts.append(
+            "Floor: what as many real data score in the place of samples; below it, differences "
+            "mean nothing."
+        )
+    if any(FLAG in entry.text for entry in entries):
+        parts.append(SUSPECT)
+    return " ".join([*parts, short_protocol(cells, *filter(None, (c.record for c in columns)))])
 
 
 def _columns(report: Report) -> list[Column]:
@@ -132,17 +160,17 @@ def _columns(report: Report) -> list[Column]:
     sizes = sorted({speed.batch_size for cell in report.measured() for speed in cell.speed})
     timed = sizes if len(sizes) <= 2 else [sizes[0], sizes[-1]]
     noun = things(report)[:-1]
+    shown = {
+        "Quality": ("distance", "high_quality"),
+        "Fidelity": ("precision", "density"),
+        "Coverage": ("coverage", "recall", "num_modes", "mode_kl"),
+    }
     found = [
-        Column("Quality", "distance", True, _of_record("distance"), "distance"),
-        Column("Quality", "near a mode", False, _of_record("high_quality"), "high_quality"),
-        Column("Fidelity", "precision", False, _of_record("precision"), "precision"),
-        Column("Fidelity", "density", False, _of_record("density"), "density"),
-        Column("Coverage", "coverage", False, _of_record("coverage"), "coverage"),
-        Column("Coverage", "recall", False, _of_record("recall"), "recall"),
-        Column("Coverage", "modes found", False, _modes, "num_modes"),
-        Column("Coverage", "unevenness, nats", True, _of_record("mode_kl"), "mode_kl"),
-        Column("Speed", "network calls", True, _calls),
+        Column(group, MEASURES[name].short, MEASURES[name].lower_is_better, _entry_of(name), name)
+        for group, names in shown.items()
+        for name in names
     ]
+    found.append(Column("Speed", "network calls", True, _calls))
     for size in timed:
         which = f"ms per {noun}" if size == 1 else f"ms, batch of {size}"
         found.append(Column("Speed", which, True, _of_time(size)))
@@ -154,7 +182,10 @@ def _columns(report: Report) -> list[Column]:
     return found
 
 
-def _of_record(name: str) -> Callable[[Model, Cell], Entry]:
+def _entry_of(name: str) -> Callable[[Model, Cell], Entry]:
+    if name == "num_modes":
+        return _modes
+
     def entry(model: Model, cell: Cell) -> Entry:
         record = record_of(cell, name)
         if record is None:
@@ -165,7 +196,7 @@ def _of_record(name: str) -> Callable[[Model, Cell], Entry]:
             return Entry(text, f"floor {figure(record.floor, 2)}", value, low, high)
         if name in ("precision", "density") and _is_suspect(cell):
             return Entry(f"{value:.2f} {FLAG}")
-        text = f"{value:.1%}" if name == "high_quality" else f"{value:.2f}"
+        text = percent(value) if name == "high_quality" else f"{value:.2f}"
         return Entry(figure(value) if name == "mode_kl" else text, "", value, low, high)
 
     return entry
@@ -208,14 +239,21 @@ def _of_time(batch_size: int) -> Callable[[Model, Cell], Entry]:
 def _memory(model: Model, cell: Cell) -> Entry:
     if cell.peak_memory is None:
         return Entry()
-    return Entry(size_text(cell.peak_memory), "", cell.peak_memory)
+    if cell.peak_memory < LEAST_MEMORY:
+        return Entry("< 1 MB", "", 0.0, 0.0, LEAST_MEMORY)
+    return _nearly(size_text(cell.peak_memory), "", cell.peak_memory)
 
 
 def _parameters(model: Model, cell: Cell) -> Entry:
     file = f"{size_text(model.size)} file" if model.size else ""
     if not model.num_parameters:
         return Entry(small=file)
-    return Entry(amount(model.num_parameters), file, model.num_parameters)
+    return _nearly(amount(model.num_parameters), file, model.num_parameters)
+
+
+def _nearly(text: str, small: str, value: float) -> Entry:
+    """A size: values that differ by a few percent count as level."""
+    return Entry(text, small, value, value * (1 - CLOSE), value * (1 + CLOSE))
 
 
 def _likelihood_unit(report: Report) -> str:
@@ -231,14 +269,14 @@ def _likelihood(model: Model, cell: Cell) -> Entry:
         return Entry()
     reach = found.get(f"{unit}_interval")
     kind = str(found.get("kind", ""))
-    words = "upper bound" if "bound" in kind else "estimate"
+    about = "upper bound" if "bound" in kind else "estimate"
     if "of a density" in kind:
-        words += " of a density"
+        about += " of a density"
     if unit == "nats":
-        words += ", nats"
+        about += ", nats"
     if reach is None or not math.isfinite(reach):
-        return Entry(figure(value), kind, value)
-    return Entry(plus_minus(value, reach), kind, value, value - reach, value + reach)
+        return Entry(figure(value), about, value)
+    return Entry(plus_minus(value, reach), about, value, value - reach, value + reach)
 
 
 def _holds(column: Column, models: Mapping[str, Model], cell: Cell) -> bool:
@@ -266,15 +304,21 @@ def _reference(columns: Sequence[Column], cells: Sequence[Cell]) -> list[Row]:
         if len(floors) != 1 or len({protocol(r) for r in records}) != 1:
             entries.append(Entry(""))
             continue
-        floor = records[0].floor
-        text = {"high_quality": f"{floor:.1%}", "num_modes": f"{floor:,.0f}"}.get(column.record)
-        if column.record in ("precision", "density", "coverage", "recall"):
-            text = f"{floor:.2f}"
-        entries.append(Entry(text or figure(floor, 2)))
+        entries.append(Entry(_floor_text(column.record, records[0].floor or 0.0)))
         has_any = True
     if not has_any:
         return []
     return [Row("real data", "what a perfect model would score", tuple(entries), is_reference=True)]
+
+
+def _floor_text(name: str, floor: float) -> str:
+    if name == "high_quality":
+        return percent(floor)
+    if name == "num_modes":
+        return f"{floor:,.0f}"
+    if name in ("precision", "density", "coverage", "recall"):
+        return f"{floor:.2f}"
+    return figure(floor, 2)
 
 
 def _marked(rows: Sequence[Row], columns: Sequence[Column], cells: Sequence[Cell]) -> list[Row]:
@@ -308,6 +352,4 @@ def _is_level(entry: Entry, best: Entry) -> bool:
     """Whether an entry is the best or looks the same, or its interval meets the best's."""
     if entry.value == best.value or entry.text == best.text:
         return True
-    if any(math.isnan(end) for end in (entry.low, entry.high, best.low, best.high)):
-        return False
-    return entry.low <= best.high and best.low <= entry.high
+    return entry.low <= best.high and best.low <= entry.high  # never with NaN

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import PurePath
 from typing import Any
 
 from trilemma.metrics.base import PROTOCOL
-from trilemma.report.formats import duration, listed, plural
+from trilemma.report.formats import duration, listed, percent, plural
 from trilemma.report.ranking import MEASURES, groups, missing_classes, protocol, record_of
 from trilemma.report.record import FAMILIES, Cell, Model, Report
 
@@ -16,6 +17,7 @@ __all__ = [
     "cell_name",
     "class_names",
     "copies",
+    "data_name",
     "defined",
     "family",
     "hardware",
@@ -27,13 +29,15 @@ __all__ = [
     "rung_name",
     "short_protocol",
     "things",
+    "unchecked",
     "warnings",
     "way",
 ]
 
 DEFINITIONS = {
     "distance": "Fréchet distance: how far drawn data lie from real data in what a feature network "
-    "sees, their mean and their variation; lower is better, and real data score the floor, not 0.",
+    "sees, their mean and their variation; lower is better. Real data score the floor, not 0; what "
+    "is at the floor or below it cannot be told from real data.",
     "precision": "Precision: share of drawn data that look like some real datum. Read it only "
     "beside coverage, for a model can score high here with copies of few data.",
     "density": "Density: as precision, but counts how many real data each drawn one lies near; "
@@ -47,8 +51,6 @@ DEFINITIONS = {
     "real data, in nats; even a perfect sampler scores its floor.",
     "high_quality": "Near a mode: share of points within three standard deviations of the nearest "
     "centre of the mixture.",
-    "inception_score": "Inception score: how sure a classifier is of each picture, and how evenly "
-    "it sees all classes; it does not look at real data.",
     "calls": "Network calls: how often the network runs to draw one datum. Times depend on the "
     "machine, calls do not.",
     "time": "Time: median time to draw one datum, networks loaded and warm; alone in a batch, and "
@@ -76,6 +78,16 @@ def family(model: Model) -> str:
     return FAMILIES.get(model.family, model.method or model.family)
 
 
+def data_name(report: Report) -> str:
+    """What the data are called; of a path on a disk its last part, ``stacked:`` kept."""
+    name = str(report.data.get("name") or "")
+    kind, colon, where = name.rpartition(":")
+    path = PurePath(where)
+    if path.is_absolute() or where.startswith((".", "~")):
+        return f"{kind}{colon}{path.name or where}"
+    return name
+
+
 def things(report: Report) -> str:
     """What is drawn."""
     return "points" if report.data.get("kind") == "points" else "images"
@@ -86,8 +98,11 @@ def cell_name(cell: Cell) -> str:
     if cell.sampler == "file":
         return cell.model
     way, _, pace = rung_name(cell).partition(", ")
-    pace = f"in {plural(cell.nfe, 'call')}" if cell.nfe else pace
-    return f"{cell.model} with {way} {pace}".rstrip()
+    if cell.nfe:
+        return f"{cell.model} with {way} in {plural(cell.nfe, 'call')}"
+    return f"{cell.model} with {way}" + (
+        f" {'at' if cell.steps is None else 'in'} {pace}" if pace else ""
+    )
 
 
 def rung_name(cell: Cell) -> str:
@@ -109,8 +124,8 @@ def cell_facts(cell: Cell) -> str:
     facts = [plural(cell.nfe, "call")] if cell.nfe else []
     if cell.speed:
         largest = max(cell.speed, key=lambda speed: speed.batch_size)
-        batch = "alone" if largest.batch_size == 1 else f"in batches of {largest.batch_size}"
-        facts.append(f"{duration(largest.ms_per_image)} each {batch}")
+        batch = "alone" if largest.batch_size == 1 else f"{largest.batch_size} at once"
+        facts.append(f"{duration(largest.ms_per_image)} each, {batch}")
     return ", ".join(facts)
 
 
@@ -119,9 +134,7 @@ def introduction(report: Report) -> str:
     count = len({cell.model for cell in report.measured()})
     if not count:
         many = (
-            f"None of {number(len(report.models))} models"
-            if len(report.models) > 1
-            else "No model"
+            f"None of {number(len(report.models))} models" if len(report.models) > 1 else "No model"
         )
         return f"{many} could be measured; the table says why."
     what, num = things(report), report.settings.get("num")
@@ -132,7 +145,7 @@ def introduction(report: Report) -> str:
     left = f" ({number(failed)} more could not be measured)" if failed else ""
     return (
         f"{who}{left} drew {drew}{each}, to be held against real data "
-        f"({report.data.get('name', '')}). "
+        f"({data_name(report)}). "
         "What is wanted of such a model pulls three ways: quality (do the "
         f"{what} look like real ones?), coverage (is every kind of them drawn?) and speed (what "
         "does one of them cost?). This report measures all three and says which "
@@ -195,29 +208,35 @@ def protocols(report: Report) -> tuple[str, ...]:
     for (num_fake, num_real, split, extractor, sha256, steps, floor_num), names in found.items():
         real = f" against {num_real:,} real ones" if num_real else ""
         weights = f" (weights {sha256[:8]})" if sha256 else ""
-        size = f" of {floor_num:,}" if floor_num else ""
+        size = f"{floor_num:,} real data" if floor_num else "real data"
         sentences.append(
-            f"{listed(names)}: {num_fake:,} samples{real}, split {split}, features {extractor}"
-            f"{weights}, {steps}; floor: real data{size} in the place of samples."
+            f"{listed(names)}: {num_fake:,} samples{real}, {split} split, features {extractor}"
+            f"{weights}, {steps}; floor: {size} in the place of samples."
         )
     return tuple(sentences)
 
 
-def short_protocol(cells: Iterable[Cell]) -> str:
-    """Samples, real data, split, features and floor in one sentence, for the caption of a plot."""
-    found = dict.fromkeys(
-        (record.num_fake, record.num_real, record.split, record.extractor)
-        for cell in cells
-        for record in cell.records
-    )
-    told = [
-        f"{fake:,} samples{f' against {real:,} real ones' if real else ''}, split {split}, "
-        f"features {extractor}"
-        for fake, real, split, extractor in found
-    ]
-    if not told:
-        return ""
-    return f"Protocol: {'; or '.join(told)}; floor: real data in the place of samples."
+def short_protocol(cells: Iterable[Cell], *names: str) -> str:
+    """Samples, real data, split and features in one sentence, for the caption of a plot or table.
+
+    Args:
+        cells: that are shown.
+        names: of the measures that are shown; all of ``MEASURES`` if there are none.
+    """
+    found: dict[str, list[str]] = {}
+    for cell in cells:
+        for name in names or MEASURES:
+            record = record_of(cell, name)
+            if record is not None:
+                real = f" against {record.num_real:,} real ones" if record.num_real else ""
+                told = f"{record.num_fake:,} samples{real}, {record.split} split, "
+                told += f"features {record.extractor}"
+                labels = found.setdefault(told, [])
+                if MEASURES[name].short not in labels:
+                    labels.append(MEASURES[name].short)
+    if len(found) < 2:
+        return "".join(f"Protocol: {told}." for told in found)
+    return f"Protocol: {'; '.join(f'{listed(by)}: {told}' for told, by in found.items())}."
 
 
 def defined(report: Report) -> tuple[str, ...]:
@@ -269,25 +288,29 @@ def class_names(report: Report, count: int) -> list[str]:
 
 def copies(found: Mapping[str, Any]) -> str:
     """What the check for copies of training data came to, in words; empty if it was not made."""
-    if not found:
-        return ""
     if "share_copied" not in found:
-        return f"Not checked: {found.get('note') or 'no reason is given'}."
+        return ""
     share, expected = float(found["share_copied"]), found.get("expected_share")
     verdict = "Signs of copying" if found.get("is_flagged") else "No sign of copying"
     low, high = found.get("low"), found.get("high")
     checked = found.get("num_fake")
     who = "of the samples" if checked is None else f"of {int(checked):,} samples"
-    told = f"{verdict}: {_percent(share)} {who}"
+    told = f"{verdict}: {percent(share)} {who}"
     if low is not None and high is not None:
-        told += f" (95 % interval {_percent(low)} to {_percent(high)})"
+        told += f" (95 % interval {percent(low)} to {percent(high)})"
     told += " stand as close to one training image as a copy would"
     if expected is not None:
-        told += f"; of real images that were not trained on, {_percent(float(expected))} do"
+        told += f"; of real images that were not trained on, {percent(float(expected))} do"
     if found.get("num_train") is not None:
         told += f". Searched: {int(found['num_train']):,} training images"
     return f"{told}."
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+def unchecked(cells: Iterable[Cell]) -> tuple[str, ...]:
+    """Which models were not checked for copies and why, those of one reason together."""
+    found: dict[str, list[str]] = {}
+    for cell in cells:
+        if cell.memorisation and "share_copied" not in cell.memorisation:
+            note = cell.memorisation.get("note") or "no reason is given"
+            found.setdefault(str(note), []).append(cell.model)
+    return tuple(f"Not checked for {listed(names)}: {note}." for note, names in found.items())
