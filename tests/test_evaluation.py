@@ -11,7 +11,13 @@ from trilemma.commands.judge import _record_table
 from trilemma.data import Data, Toy
 from trilemma.data.base import Batch
 from trilemma.errors import ConfigError
-from trilemma.evaluation import _stacked_records, class_counts, evaluate_samples
+from trilemma.evaluation import (
+    _stacked_records,
+    class_counts,
+    evaluate_samples,
+    reference_data,
+)
+from trilemma.images import save_images
 from trilemma.metrics import (
     DigitFeatures,
     FeatureExtractor,
@@ -131,3 +137,14 @@ def test_table_prints_the_interval_in_brackets():
     assert "5.234 ± 0.31" in text
     assert "in brackets 95 % intervals" in text
     assert "[nan" not in table_of(record(value=math.inf))
+
+
+def test_real_pictures_get_the_border_that_the_model_was_trained_with(tmp_path):
+    digits = mnist_reference().images[:30]
+    save_images(tmp_path / "digits", digits)
+    data = reference_data(str(tmp_path / "digits"), "train", (1, 32, 32), card={"pad": 2})
+    found = data.images_uint8(range(30))
+    assert torch.equal(found[:, :, 2:30, 2:30], digits)
+    assert int(found.sum()) == int(digits.sum())  # the border is black
+    resized = reference_data(str(tmp_path / "digits"), "train", (1, 32, 32))
+    assert not torch.equal(resized.images_uint8(range(30)), found)

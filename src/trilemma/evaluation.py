@@ -97,7 +97,7 @@ def reference_data(
         where: path, Hub name, toy or table.
         split: name of the split.
         event_shape: shape of the samples.
-        card: the model's: scale of a toy, split and units of a table.
+        card: the model's: border of its pictures, scale of a toy, split and units of a table.
 
     Raises:
         ConfigError: if the data cannot have that shape.
@@ -109,7 +109,9 @@ def reference_data(
         channels, height, width = event_shape
         if height != width:
             raise ConfigError(f"samples of {height} x {width} are not square")
-        return HubImages(where, split=split, image_size=height, channels=channels)  # type: ignore[arg-type]
+        pad = (card or {}).get("pad", 0)
+        inner = height - 2 * pad
+        return HubImages(where, split=split, image_size=inner, channels=channels, pad=pad)  # type: ignore[arg-type]
     card = card or {}
     if isinstance(data, Toy) and "scale" in card:
         data = Toy(data.name, num_points=data.num_points, seed=data.seed, scale=card["scale"])

@@ -18,7 +18,7 @@ from trilemma.images import save_images, to_uint8
 from trilemma.metrics import mnist_reference
 from trilemma.pipeline import bundled_models, load
 from trilemma.report.ladder import Rung, read_ladder
-from trilemma.report.measure import Protocol
+from trilemma.report.measure import Protocol, time_sampling
 from trilemma.report.record import Report
 from trilemma.report.run import run_report
 
@@ -148,7 +148,7 @@ def test_a_rung_that_does_not_fit_says_why_and_the_rest_goes_on(tmp_path):
 KILLED = """
 import sys
 from trilemma.report.ladder import Rung
-from trilemma.report.measure import Protocol
+from trilemma.report.measure import Protocol, time_sampling
 from trilemma.report.run import run_report
 run_report(["ddgan-mnist"], Protocol("digits", "test", 512, seed=5, batch_size=64), sys.argv[1],
            ladder=(Rung(),), patience=0.01)
@@ -202,6 +202,29 @@ def test_toys_are_compared_by_their_modes(tmp_path):
     assert {"num_modes", "high_quality"} <= {record.name for record in cell.records}
     assert report.data["kind"] == "points"
     assert "this report compares (2,)" in report.models[1].error
+
+
+class Clockwork:
+    """A pipeline whose first drawing takes longer than the others, by a clock of its own."""
+
+    def __init__(self, first, others):
+        self.method, self.waits, self.others = torch.nn.Linear(1, 1), [first], others
+        self.now = 0.0
+
+    def sample(self, num, **walk):
+        self.now += self.waits.pop() if self.waits else self.others
+
+
+@pytest.mark.parametrize(
+    ("first", "expected"),
+    [(0.2, (10.0, 10.0, 5)), (0.29, (10.0, 10.0, 5)), (0.4, (400.0, 400.0, 1))],
+)
+def test_a_warm_up_is_the_figure_only_where_it_took_all_patience(first, expected, monkeypatch):
+    pipeline = Clockwork(first, 0.01)
+    monkeypatch.setattr("trilemma.report.measure.time.perf_counter", lambda: pipeline.now)
+    single, batch = time_sampling(pipeline, Rung("gddim", 3), 0.05)["speed"]
+    assert (single.ms_per_image, single.slowest, single.repeats) == pytest.approx(expected)
+    assert batch.ms_per_image == pytest.approx(10 / 64)
 
 
 @pytest.mark.parametrize(

@@ -178,11 +178,13 @@ def convert_lsgm(checkpoint: Path | str, config: str | None, out: Path | str) ->
         is_training = stored.get("dae_optimizer") is not None
         what = "latent score-based model"
         averaged = ", moving averages of the prior" if is_training else ", the prior as stored"
-    card = {
+    card: dict[str, Any] = {
         "summary": f"{what} of its authors, {Path(config).stem if config else flags['dataset']}",
         "source": "Vahdat, Kreis, Kautz, 2021; the weights keep their authors' licence",
         "weights": f"autoencoder as stored{averaged}",
     }
+    if flags["dataset"] in ("mnist", "omniglot"):
+        card["pad"] = 2  # 28 pixels in 32
     if has_prior:
         card["sampling"] = "published with the probability flow: sampler ode, tolerance 1e-5"
     if isinstance(stored.get("global_step"), int):

@@ -46,7 +46,7 @@ def _run(options: argparse.Namespace) -> int:
 
     from trilemma.checkpoints.store import write_bytes
     from trilemma.config import build_recipe, dump_yaml, load_recipe, override, resolve, set_data
-    from trilemma.data import Table, Toy
+    from trilemma.data import HubImages, Table, Toy
     from trilemma.pipeline import save_pipeline, start_from
 
     config = load_recipe(options.recipe)
@@ -77,6 +77,8 @@ def _run(options: argparse.Namespace) -> int:
         card = {"recipe": Path(options.recipe).stem, "num_images": trainer.num_images}
         if options.start:
             card["start"] = Path(options.start).name
+        if isinstance(data, HubImages) and data.pad:
+            card["pad"] = data.pad
         if isinstance(data, Toy):
             card["scale"] = data.scale
         if isinstance(data, Table):

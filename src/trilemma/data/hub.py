@@ -99,6 +99,11 @@ class HubImages(Data):
         return self._stream_source.class_names if self._streaming else self._source.class_names
 
     @property
+    def pad(self) -> int:
+        """Black pixels added on each side."""
+        return self._size["pad"]
+
+    @property
     def flip(self) -> bool:
         """Whether training may mirror the pictures left to right."""
         return self._flip
