@@ -14,7 +14,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 STAGES = [
     ("typing", "errors", "rng"),
     ("processes", "networks", "data", "metrics", "checkpoints.store"),
-    ("parametrisation", "autoencoders"),
+    ("parametrisation", "autoencoders", "solver"),
     ("denoiser",),
     ("methods", "samplers", "likelihood", "oracle"),
     ("sampling", "checkpoints.links"),

@@ -26,21 +26,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torchdiffeq import odeint
 
 from trilemma.denoiser import Denoiser, ScoreDenoiser
-from trilemma.errors import ConfigError, NumericalError
+from trilemma.errors import ConfigError
 from trilemma.methods.base import Method, prior_sample
 from trilemma.methods.vae import LatentMethod, unwrap
 from trilemma.processes import act
 from trilemma.processes.base import cholesky
 from trilemma.rng import Pairing, Rng, SampleRng, mix_seed
-from trilemma.samplers.ode import ADAPTIVE, ODE
+from trilemma.samplers.ode import ODE
 from trilemma.sampling import Drawn, Walk
+from trilemma.solver import solve
 from trilemma.typing import Event, Labels, State, Times
 
 __all__ = [
@@ -363,17 +363,15 @@ def _follow(denoiser: Denoiser, u: State, times: Times, solver: ODE) -> State:
     def slope(time: Tensor, state: Tensor) -> Tensor:
         return denoiser.flow(state, min(max(float(time), start), end))
 
-    times = times.to(u.device)
-    options: dict[str, Any] = {}
-    if solver.solver in ADAPTIVE:
-        options = {"rtol": solver.rtol, "atol": solver.atol, "options": {"step_t": times[1:]}}
-    try:
-        return odeint(slope, u, times, method=solver.solver, **options)[-1]
-    except AssertionError as error:
-        raise NumericalError(
-            f"the solver {solver.solver} gave up between t={start:.4g} and {end:.4g}: {error}; "
-            f"loosen rtol={solver.rtol} and atol={solver.atol}"
-        ) from error
+    solved = solve(
+        slope,
+        u,
+        times.to(u.device),
+        solver=solver.solver,
+        rtol=solver.rtol,
+        atol=solver.atol,
+    )
+    return solved[-1]
 
 
 def reconstruct(method: Method, x0: Event) -> Event:

@@ -114,6 +114,8 @@ def _command(options: argparse.Namespace) -> str:
         words += ["--split", options.split]
     if options.extractor:
         words += ["--extractor", options.extractor]
+    if options.batch_size != 64:
+        words += ["--batch-size", str(options.batch_size)]
     if options.likelihood:
         words += ["--likelihood", str(options.likelihood)]
     return shlex.join(words)

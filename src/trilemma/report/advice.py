@@ -150,15 +150,9 @@ def advice(report: Report) -> tuple[Advice, ...]:
     ranked = _rank(report)
     likelihoods = _likelihoods(report)
     if not ranked.cells:
-        none = [
-            Advice(question=question, answer="There are no figures to go by.", cell="", reason=why)
-            for question, why in zip(
-                QUESTIONS,
-                (_failures(report), "", *2 * ("Nothing could be measured; the table says why.",)),
-                strict=True,
-            )
-        ]
-        return (none[0], likelihoods, none[2], none[3])
+        first = _nothing(0, _failures(report))
+        others = [_nothing(i, "Nothing could be measured; the table says why.") for i in (2, 3)]
+        return (first, likelihoods, *others)
     return (_fewest_calls(ranked), likelihoods, _best_quality(ranked), _fastest(ranked))
 
 
@@ -322,6 +316,12 @@ def _advice(number: int, ranked: _Ranked, cell: Cell, answer: str, reason: str) 
     return Advice(
         question=QUESTIONS[number], answer=answer, cell=cell.key, reason=_joined([reason, *beware])
     )
+
+
+def _nothing(number: int, reason: str) -> Advice:
+    """The answer to a question where nothing was measured."""
+    answer = "There are no figures to go by."
+    return Advice(question=QUESTIONS[number], answer=answer, cell="", reason=reason)
 
 
 def _less(

@@ -21,11 +21,6 @@ class Interval(NamedTuple):
     value: float
     high: float
 
-    def __str__(self) -> str:
-        if self.low == self.high:
-            return f"{self.value:.3g}"
-        return f"{self.value:.3g} ({self.low:.3g} to {self.high:.3g})"
-
     @property
     def is_wide(self) -> bool:
         """Whether the interval is wider than the value, so that it decides little."""

@@ -7,24 +7,17 @@ methods step on the grid.
 
 from __future__ import annotations
 
-from typing import Any, Literal
-
 import torch
 from torch import Tensor
-from torchdiffeq import odeint
 
 from trilemma.denoiser import Denoiser, ScoreDenoiser
-from trilemma.errors import ConfigError, NumericalError, nearest
+from trilemma.errors import ConfigError, nearest
 from trilemma.rng import Rng
 from trilemma.samplers.base import Sampler
+from trilemma.solver import ADAPTIVE, FIXED, Solver, solve
 from trilemma.typing import State, Times
 
 __all__ = ["ODE"]
-
-ADAPTIVE = {"dopri5": 5, "dopri8": 8, "bosh3": 3, "adaptive_heun": 2}
-FIXED = {"euler": 1, "midpoint": 2, "rk4": 4}
-"""Solvers with their order; a fixed one calls the network as often per step."""
-Solver = Literal["dopri5", "dopri8", "bosh3", "adaptive_heun", "euler", "midpoint", "rk4"]
 
 
 class ODE(Sampler):
@@ -73,14 +66,5 @@ class ODE(Sampler):
             return denoiser.flow(state, min(max(float(time), float(s)), float(t)))
 
         ends = torch.stack([t, s]).to(u.device)
-        tolerances: dict[str, Any] = {}
-        if self.solver in ADAPTIVE:
-            # Steps must end at s: beyond it there is no process to evaluate.
-            tolerances = {"rtol": self.rtol, "atol": self.atol, "options": {"step_t": ends[1:]}}
-        try:
-            return odeint(slope, u, ends, method=self.solver, **tolerances)[-1], None
-        except AssertionError as error:
-            raise NumericalError(
-                f"the solver {self.solver} gave up between t={float(t):.4g} and {float(s):.4g}: "
-                f"{error}; loosen rtol={self.rtol} and atol={self.atol}"
-            ) from error
+        path = solve(slope, u, ends, solver=self.solver, rtol=self.rtol, atol=self.atol)
+        return path[-1], None
