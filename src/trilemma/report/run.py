@@ -55,6 +55,7 @@ class Task:
     digest: str
     likelihood_num: int = 0
     threads: int = 0
+    """Of the processor; 0 to leave them as they are."""
 
     @property
     def path(self) -> Path:
@@ -195,7 +196,7 @@ def _run_all(tasks: list[Task], jobs: int, progress: Progress) -> dict[str, Any]
     if jobs == 1 or len(waiting) < 2:
         for task in waiting:
             progress(task.name, len(found), len(tasks))
-            found[task.name] = execute(task)
+            found[task.name] = execute(replace(task, threads=0))
         return found
     with ProcessPoolExecutor(min(jobs, len(waiting)), mp_context=get_context("spawn")) as pool:
         running = {pool.submit(execute, task): task for task in waiting}
