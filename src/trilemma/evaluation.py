@@ -9,6 +9,7 @@ interval it would lie if the samples were drawn again.
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -79,7 +80,7 @@ def read_npz(path: Path | str) -> Tensor:
     try:
         with np.load(path, allow_pickle=False) as archive:
             array = archive["arr_0"]
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error) as error:
         raise DataError(f"cannot read images from {path}: {error}") from error
     if array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] not in (1, 3):
         raise DataError(

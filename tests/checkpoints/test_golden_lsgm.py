@@ -494,7 +494,9 @@ def test_temperature(name, atol):
     """A colder start is all there is to it."""
     file, ends = _golden("ode")[0], torch.tensor([1.0, 1e-5], dtype=torch.float64)
     flow = denoiser(name, torch.float32)
-    sample = ODE(rtol=1e-6, atol=1e-6).run(flow, 0.8 * file["noise"][:, None], ends, Replay([]))[:, 0]
+    sample = ODE(rtol=1e-6, atol=1e-6).run(flow, 0.8 * file["noise"][:, None], ends, Replay([]))[
+        :, 0
+    ]
     theirs = file[f"{name}/f32/tol_1e-05/sample_temp_0.8"]
     torch.testing.assert_close(sample, theirs, rtol=0, atol=atol)
 

@@ -86,10 +86,14 @@ def test_nothing_measured_is_never_a_verdict():
     [
         ((0.8, 0.1), (1.6, 0.1), "reproduced"),  # clearly better
         ((1.6, 0.01), (0.8, 0.01), "not reproduced"),
-        ((1.1, 0.1), (1.0, 0.1), "reproduced"),  # 0.90 to 1.30 meets 0.80 to 1.20
+        (
+            (1.1, 0.1),
+            (1.0, 0.1),
+            "not comparable",
+        ),  # level: from 0.90, to 1.20
         ((1.5, 0.1), (1.0, 0.1), "not reproduced"),  # from 1.304, to 1.196
-        ((1.5, 0.2), (1.0, 0.1), "reproduced"),  # from 1.108: width 0.784 below 1.5
-        ((1.5, 0.4), (1.0, 0.1), "not comparable"),  # width 1.568 above 1.5: decides nothing
+        ((1.5, 0.2), (1.0, 0.1), "not comparable"),  # from 1.108
+        ((1.5, 0.4), (1.0, 0.1), "not comparable"),
         ((1.5, None), (1.0, None), "not reproduced"),
     ],
 )
@@ -181,7 +185,7 @@ def test_splitting_of_points_goes_by_the_share_near_a_mode():
     ("value", "error", "expected"),
     [
         (1.78, 0.01, "reproduced"),  # bar: 3.75 / 2.10 = 1.786
-        (1.80, 0.01, "reproduced"),  # from 1.7804
+        (1.80, 0.01, "not comparable"),  # above, but from 1.7804
         (1.90, 0.01, "not reproduced"),
         (2.20, 1.0, "not comparable"),
     ],

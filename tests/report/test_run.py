@@ -17,6 +17,7 @@ from trilemma.evaluation import evaluate_samples, reference_data
 from trilemma.images import save_images, to_uint8
 from trilemma.metrics import mnist_reference
 from trilemma.pipeline import bundled_models, load
+from trilemma.report.entries import open_models
 from trilemma.report.ladder import Rung, read_ladder
 from trilemma.report.measure import Protocol, time_sampling
 from trilemma.report.record import Report
@@ -88,11 +89,12 @@ def test_samples_from_a_file_are_judged_and_not_timed(finished):
 def test_times_memory_and_likelihood_are_there_or_explained(finished):
     report, _ = finished
     cell = report.cells[0]
-    assert [speed.batch_size for speed in cell.speed] == [1, 64]
+    assert [speed.batch_size for speed in cell.speed] == [1, 32]
     for speed in cell.speed:
         assert 0 < speed.fastest <= speed.ms_per_image <= speed.slowest
     assert cell.milliseconds() == cell.speed[1].ms_per_image
-    assert cell.peak_memory is None or 0 <= cell.peak_memory < 2**31
+    assert cell.memory_batch == 32
+    assert cell.peak_memory is None or 2**16 < cell.peak_memory < 2**31
     assert "score" in report.models[0].likelihood["note"]
     assert report.models[0].num_parameters == sum(
         p.numel() for p in load("ddgan-mnist").method.generator.parameters()
@@ -225,6 +227,81 @@ def test_a_warm_up_is_the_figure_only_where_it_took_all_patience(first, expected
     single, batch = time_sampling(pipeline, Rung("gddim", 3), 0.05)["speed"]
     assert (single.ms_per_image, single.slowest, single.repeats) == pytest.approx(expected)
     assert batch.ms_per_image == pytest.approx(10 / 64)
+
+
+def test_a_row_that_cannot_be_timed_keeps_its_figures(tmp_path, monkeypatch):
+    def fails(*arguments):
+        raise MemoryError
+
+    monkeypatch.setattr("trilemma.report.run.time_sampling", fails)
+    report = run_report(["ddgan-mnist"], PROTOCOL, tmp_path, **FAST)
+    cell = report.cells[0]
+    assert cell.records and not cell.speed and cell.time_note == "MemoryError"
+    assert "ddgan-mnist" in (tmp_path / "report.html").read_text()
+
+
+def test_a_device_that_is_not_there_is_said_in_a_row(tmp_path):
+    protocol = Protocol("digits", "test", NUM, device="gpu")
+    with pytest.raises(CheckpointError, match="device 'gpu'"):
+        run_report(["ddgan-mnist"], protocol, tmp_path, **FAST)
+
+
+def test_names_are_those_of_folders_and_files(tmp_path, monkeypatch):
+    weights = bundled_models()["ddgan-mnist"].read_bytes()
+    for name in ("lr-0.1", "lr-0.5"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(weights)
+    monkeypatch.chdir(tmp_path / "lr-0.1")
+    words = [".", "model.safetensors", "../lr-0.5", "../lr-0.5/model.safetensors"]
+    names = [entry.model.name for entry in open_models(words, "cpu")]
+    assert names == ["lr-0.1", "lr-0.1-2", "lr-0.5", "lr-0.5-2"]
+
+
+def test_a_test_split_that_came_later_is_taken_into_account(tmp_path):
+    images = mnist_reference().images
+    save_images(tmp_path / "data" / "train", images[:60])
+    protocol = Protocol(str(tmp_path / "data"), "train", 24)
+    first = run_report(["ddgan-mnist"], protocol, tmp_path / "out", **FAST)
+    assert "lacks one" in first.cells[0].memorisation["note"]
+    save_images(tmp_path / "data" / "test", images[60:100])
+    second = run_report(["ddgan-mnist"], protocol, tmp_path / "out", **FAST)
+    assert second.cells[0].memorisation["num_held_out"] == 40
+
+
+def test_too_small_a_test_split_is_a_note_and_not_the_rows_failure(tmp_path):
+    images = mnist_reference().images
+    save_images(tmp_path / "data" / "train", images[:60])
+    save_images(tmp_path / "data" / "test", images[60:70])
+    protocol = Protocol(str(tmp_path / "data"), "train", 24)
+    cell = run_report(["ddgan-mnist"], protocol, tmp_path / "out", **FAST).cells[0]
+    assert cell.records and "10 held-out" in cell.memorisation["note"]
+
+
+def test_samples_of_a_file_that_are_too_few_or_damaged_have_a_row(tmp_path):
+    save_images(tmp_path / "few.npz", mnist_reference().images[:30])
+    np.save(tmp_path / "array.npy", np.zeros(3))
+    (tmp_path / "array.npy").rename(tmp_path / "array.npz")
+    models = ["ddgan-mnist", str(tmp_path / "few.npz"), str(tmp_path / "array.npz")]
+    report = run_report(models, PROTOCOL, tmp_path / "out", **FAST)
+    assert "holds 30 samples, fewer than the 48" in report.cells[1].error
+    assert "cannot read images" in report.models[2].error
+
+
+def test_more_patience_times_again(tmp_path):
+    first = run_report(["ddgan-mnist"], PROTOCOL, tmp_path, **FAST)
+    kept = next(tmp_path.glob("cells/*/*.time.json"))
+    before = kept.read_text()
+    run_report(["ddgan-mnist"], PROTOCOL, tmp_path, **(FAST | {"patience": 0.005}))
+    assert kept.read_text() == before
+    again = run_report(["ddgan-mnist"], PROTOCOL, tmp_path, **(FAST | {"patience": 0.02}))
+    assert json.loads(kept.read_text())["patience"] == 0.02
+    assert again.cells[0].records == first.cells[0].records
+
+
+def test_a_folder_that_cannot_be_written_is_refused_first(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="cannot write"):
+        run_report(["nowhere"], PROTOCOL, tmp_path / "file", **FAST)
 
 
 @pytest.mark.parametrize(

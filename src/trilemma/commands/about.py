@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import platform
 import time
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from trilemma.commands.common import console
+from trilemma.commands.common import console, num_cores
 from trilemma.commands.report import print_report, task_bar
 from trilemma.errors import CheckpointError
 
@@ -61,7 +60,7 @@ def _demo(options: argparse.Namespace) -> int:
             protocol,
             out,
             ladder="quick",
-            jobs=len(os.sched_getaffinity(0)),
+            jobs=num_cores(),
             patience=1.0,
             command=" ".join(["trilemma demo", *options.models, f"-n {options.num}"]),
             progress=progress,
@@ -73,7 +72,7 @@ def _demo(options: argparse.Namespace) -> int:
         "features of a digit classifier, lower is better; the rest: higher is better",
         f"the page: {out / 'report.html'}",
     ):
-        console.print(line, soft_wrap=True)
+        console.print(line, soft_wrap=True, markup=False)
     return 0
 
 

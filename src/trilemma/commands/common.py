@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ __all__ = [
     "default_split",
     "load_model",
     "need_images",
+    "num_cores",
     "pairs",
     "walk_of",
 ]
@@ -116,6 +118,13 @@ def add_temperature(parser: argparse.ArgumentParser) -> None:
         help="scale of the noise that sampling starts from; below 1 samples are more alike and "
         "often cleaner (1)",
     )
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def default_split(data: str) -> str:

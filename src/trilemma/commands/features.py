@@ -101,7 +101,10 @@ def _run(options: argparse.Namespace) -> int:
     save_features(out, fit, name, data=Path(options.data).name, version=version())
     extractor = FittedFeatures(out)  # what was written can be read
     _print_card(fit)
-    console.print(f"written: {out}, features {extractor.name!r}, {extractor.dim} numbers an image")
+    console.print(
+        f"written: {out}, features {extractor.name!r}, {extractor.dim} numbers an image",
+        markup=False,
+    )
     console.print(
         f"use it: trilemma evaluate MODEL --data {options.data} --extractor {out}", soft_wrap=True
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from trilemma.commands.common import check_counts, console, default_split
+from trilemma.commands.common import check_counts, console, default_split, num_cores
 from trilemma.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -76,7 +75,7 @@ def _report(options: argparse.Namespace) -> int:
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     jobs = options.jobs
     if jobs is None:
-        jobs = 1 if device.startswith("cuda") else len(os.sched_getaffinity(0))
+        jobs = 1 if device.startswith("cuda") else num_cores()
     protocol = Protocol(
         data=options.data,
         split=options.split or default_split(options.data),
@@ -102,7 +101,7 @@ def _report(options: argparse.Namespace) -> int:
             progress=progress,
         )
     print_report(report)
-    console.print(f"written: {Path(options.out) / 'report.html'}", soft_wrap=True)
+    console.print(f"written: {Path(options.out) / 'report.html'}", soft_wrap=True, markup=False)
     return 0
 
 
@@ -114,6 +113,10 @@ def _command(options: argparse.Namespace) -> str:
         words += ["--split", options.split]
     if options.extractor:
         words += ["--extractor", options.extractor]
+    if options.patience != 10:
+        words += ["--patience", f"{options.patience:g}"]
+    if options.device:
+        words += ["--device", options.device]
     if options.batch_size != 64:
         words += ["--batch-size", str(options.batch_size)]
     if options.likelihood:
@@ -124,13 +127,18 @@ def _command(options: argparse.Namespace) -> str:
 @contextmanager
 def task_bar() -> Iterator[Progress]:
     """Show what a report is doing: a bar on a terminal, lines elsewhere."""
+    if not console.is_terminal:
+        yield lambda text, done, total: console.print(
+            f"{text} ({done} of {total})" if total else text, soft_wrap=True, markup=False
+        )
+        return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Bar(*columns, console=console, transient=True) as bar:
         task = bar.add_task("starting", total=None)
         yield lambda text, done, total: bar.update(
             task, description=text, completed=done, total=total or None
@@ -156,8 +164,9 @@ def print_report(report: Report, *, all_cells: bool = True) -> None:
         if model.error:
             console.print(f"{model.name}: {model.error}", soft_wrap=True, markup=False)
     for cell in report.cells:
-        if cell.error:
-            console.print(f"{cell.key}: {cell.error}", soft_wrap=True, markup=False)
+        if cell.error or cell.time_note:
+            words = cell.error or f"not timed: {cell.time_note}"
+            console.print(f"{cell.key}: {words}", soft_wrap=True, markup=False)
 
 
 def _row(cell: Cell) -> list[str]:

@@ -64,9 +64,7 @@ def open_models(models: Sequence[str], device: str) -> list[Entry]:
         )
     entries: list[Entry] = []
     for where in models:
-        path = Path(where)
-        name = path.parent.name if path.name == "model.safetensors" else path.stem or where
-        name = name if "/" not in where or path.exists() else where.replace("/", "-")
+        name = _name(where)
         taken = {entry.model.name for entry in entries}
         number = next(
             n for n in range(1, 10**6) if (name if n == 1 else f"{name}-{n}") not in taken
@@ -88,7 +86,10 @@ def _open(model: Model, device: str) -> Entry:
         identity = _identity(file)
         model = replace(model, family="samples", method="images from a file", **identity)
         return Entry(model, samples=samples)
-    pipeline = load(file, device=device)
+    try:
+        pipeline = load(file, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device {device!r}: {str(error).splitlines()[0]}") from error
     known: dict[str, Any] = {
         "family": family_of(pipeline.method),
         "method": type(pipeline.method).__name__,
@@ -96,6 +97,17 @@ def _open(model: Model, device: str) -> Entry:
         "card": pipeline.card,
     }
     return Entry(replace(model, **known, **_identity(file)), pipeline)
+
+
+def _name(where: str) -> str:
+    """What a report calls a model: the run's folder, or the file without its suffix."""
+    path = Path(where)
+    if not path.exists():
+        return where.replace("/", "-")
+    path = path.resolve()
+    if path.name == "model.safetensors":
+        return path.parent.name or "model"
+    return path.stem if path.suffix in (".safetensors", ".npz") else path.name or "model"
 
 
 def _identity(file: Path) -> dict[str, Any]:
@@ -125,8 +137,13 @@ def common_data(entries: list[Entry], protocol: Protocol) -> tuple[tuple[int, ..
             "a report compares models of images or of points in the plane; judge models of tables "
             "with `trilemma evaluate`"
         )
+    pad = first.model.card.get("pad", 0)
     for i, entry in enumerate(entries):
-        if not entry.model.error and entry.event_shape != event_shape:
+        error, own = "", entry.model.card.get("pad", 0)
+        if entry.event_shape != event_shape:
             error = f"draws {entry.event_shape}, this report compares {event_shape}"
+        elif entry.pipeline is not None and own != pad:
+            error = f"draws pictures with a border of {own} pixels, this report compares {pad}"
+        if error and not entry.model.error:
             entries[i] = Entry(replace(entry.model, error=error))
     return event_shape, data

@@ -21,11 +21,6 @@ class Interval(NamedTuple):
     value: float
     high: float
 
-    @property
-    def is_wide(self) -> bool:
-        """Whether the interval is wider than the value, so that it decides little."""
-        return self.high - self.low > abs(self.value)
-
     def meets(self, other: Interval) -> bool:
         """Whether two intervals share a value: then neither is clearly the better one."""
         return self.low <= other.high and other.low <= self.high

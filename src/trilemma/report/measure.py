@@ -13,6 +13,7 @@ import io
 import math
 import statistics
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,13 +41,12 @@ from trilemma.pipeline import Pipeline
 from trilemma.report.ladder import Rung
 from trilemma.report.record import Cell, Speed
 
-__all__ = ["Protocol", "draw", "judge", "measure_likelihood", "time_sampling"]
+__all__ = ["Protocol", "draw", "forget", "judge", "measure_likelihood", "time_sampling"]
 
 SHARD = 500
 MOST_CLASSES = 64
 SHOWN_NEIGHBOURS = 16
 MOST_CHECKED, MOST_SEARCHED = 2000, 100_000
-TIMED_BATCHES = (1, 64)
 MOST_REPEATS = 5
 MOST_WAITS = 6
 
@@ -155,7 +155,9 @@ def judge(samples: Tensor, protocol: Protocol, cell: Cell, card: Any, folder: Pa
     return replace(cell, records=tuple(records))
 
 
-def time_sampling(pipeline: Pipeline, rung: Rung, patience: float) -> dict[str, Any]:
+def time_sampling(
+    pipeline: Pipeline, rung: Rung, patience: float, largest: int = 64
+) -> dict[str, Any]:
     """Measure time and memory of sampling; nothing else should run meanwhile.
 
     The first drawing only warms up, unless it alone took several times the patience: then it is
@@ -165,6 +167,7 @@ def time_sampling(pipeline: Pipeline, rung: Rung, patience: float) -> dict[str, 
         pipeline: the model, loaded.
         rung: how to draw.
         patience: seconds for the repeats of each batch size, > 0.
+        largest: batch of the second figure; the first is of batch 1.
 
     Returns:
         ``speed``, ``peak_memory`` and ``memory_batch`` of a cell.
@@ -177,7 +180,7 @@ def time_sampling(pipeline: Pipeline, rung: Rung, patience: float) -> dict[str, 
         pipeline.sample(batch, sampler=walk.sampler, num_steps=walk.num_steps, batch_size=batch)
         return time.perf_counter() - started
 
-    for batch in TIMED_BATCHES:
+    for batch in (1, largest):
         with _memory(pipeline) as peak:
             times = [run(batch)]
         memory = peak[0] if peak else None
@@ -195,7 +198,7 @@ def time_sampling(pipeline: Pipeline, rung: Rung, patience: float) -> dict[str, 
                 repeats=len(each),
             )
         )
-    return {"speed": tuple(speeds), "peak_memory": memory, "memory_batch": TIMED_BATCHES[-1]}
+    return {"speed": tuple(speeds), "peak_memory": memory, "memory_batch": largest}
 
 
 def measure_likelihood(pipeline: Pipeline, protocol: Protocol, num: int) -> dict[str, Any]:
@@ -231,7 +234,7 @@ def _read_shard(path: Path) -> tuple[Tensor, int] | None:
     try:
         with np.load(path, allow_pickle=False) as archive:
             return torch.from_numpy(archive["samples"]), int(archive["nfe"])
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error):
         return None
 
 
@@ -257,22 +260,29 @@ def _with_classes(cell: Cell, samples: Tensor, data: Data, protocol: Protocol) -
 def _copies(samples: Tensor, protocol: Protocol, card: Any) -> tuple[dict[str, Any], Tensor | None]:
     """Check for copies of training data; also the training images nearest to the first samples."""
     shape = tuple(samples.shape[1:])
-    key = protocol, shape
-    if key not in _REAL:
-        _REAL.clear()
-        try:
+    key = protocol, shape, (card or {}).get("pad", 0)
+    try:
+        if key not in _REAL:
+            forget()
             train, held_out = (protocol.real(shape, card, name) for name in ("train", "test"))
             images = train.images_uint8(_some(len(train), MOST_SEARCHED, protocol.seed))
             checked = held_out.images_uint8(_some(len(held_out), MOST_CHECKED, protocol.seed))
-        except (ConfigError, DataError):
-            return {"note": f"needs training and test data; {protocol.data} lacks one"}, None
-        _REAL[key] = images, nearness(checked, images)
-    images, known = _REAL[key]
-    found = memorisation(samples[:MOST_CHECKED], images, known)
+            _REAL[key] = images, nearness(checked, images)
+        images, known = _REAL[key]
+        found = memorisation(samples[:MOST_CHECKED], images, known)
+    except ConfigError:
+        return {"note": f"needs training and test data; {protocol.data} lacks one"}, None
+    except DataError as error:
+        return {"note": str(error)}, None
     return found.as_dict(), images[found.indices[:SHOWN_NEIGHBOURS]]
 
 
-_REAL: dict[tuple[Protocol, tuple[int, ...]], tuple[Tensor, Nearness]] = {}
+def forget() -> None:
+    """Let go of training images that were kept for the next cell."""
+    _REAL.clear()
+
+
+_REAL: dict[tuple[Protocol, tuple[int, ...], int], tuple[Tensor, Nearness]] = {}
 """Training images and the nearness of held-out ones, kept by a process for its next cells."""
 
 

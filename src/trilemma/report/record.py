@@ -72,6 +72,7 @@ class Cell:
         peak_memory: bytes that drawing one batch of ``memory_batch`` adds to those of the loaded
             model; None if it could not be measured.
         memory_batch: that batch.
+        time_note: why there are no times, if they were tried.
         class_counts: samples per class; empty if no classifier fits.
         real_class_counts: the same of as many real data.
         memorisation: shares and threshold of the check against training data, or {"note": ...}.
@@ -89,6 +90,7 @@ class Cell:
     speed: tuple[Speed, ...] = ()
     peak_memory: int | None = None
     memory_batch: int = 64
+    time_note: str = ""
     class_counts: tuple[int, ...] = ()
     real_class_counts: tuple[int, ...] = ()
     memorisation: Mapping[str, Any] = field(default_factory=dict)

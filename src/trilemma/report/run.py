@@ -15,12 +15,13 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Callable, Sequence
+import signal
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +29,26 @@ import torch
 
 from trilemma.checkpoints.store import write_bytes
 from trilemma.data import Data, StackedDigits, Toy
-from trilemma.errors import ConfigError, NumericalError, TrilemmaError
+from trilemma.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    NumericalError,
+    TrilemmaError,
+)
 from trilemma.evaluation import read_npz
 from trilemma.pipeline import load
 from trilemma.report import markdown, page
 from trilemma.report.entries import Entry, common_data, open_models
 from trilemma.report.ladder import Rung, rungs_for
-from trilemma.report.measure import Protocol, draw, judge, measure_likelihood, time_sampling
+from trilemma.report.measure import Protocol, draw, forget, judge, measure_likelihood, time_sampling
 from trilemma.report.record import Cell, Model, Report, plain, read_cell
 
 __all__ = ["Progress", "run_report"]
 
+FAILURES = (TrilemmaError, RuntimeError, MemoryError)
+"""What ends one row and not the report; lack of memory on a GPU is a RuntimeError."""
+SOME = 256
 Progress = Callable[[str, int, int], None]
 """Called with what has just been done, how many of all tasks are done, and how many there are."""
 
@@ -53,6 +63,8 @@ class Task:
     protocol: Protocol
     folder: str
     digest: str
+    card: Mapping[str, Any]
+    """Of the model; of the first one for samples from a file."""
     likelihood_num: int = 0
     threads: int = 0
     """Of the processor; 0 to leave them as they are."""
@@ -97,17 +109,22 @@ def run_report(
         The report, as written.
 
     Raises:
-        ConfigError: for arguments out of range, data that do not fit, or a folder that holds
-            something else.
+        ConfigError: for arguments out of range, or data that do not fit.
         DataError: if the data cannot be read.
         CheckpointError: if none of the models can be read, or the folder cannot be written.
     """
-    if jobs < 1 or protocol.num < 24 or patience <= 0 or likelihood_num < 0:
-        raise ConfigError(
-            f"jobs={jobs}, num={protocol.num}, patience={patience}, likelihood_num={likelihood_num}"
-            ": allowed are jobs >= 1, num >= 24, patience > 0, likelihood_num >= 0"
-        )
+    for name, value, is_allowed, allowed in (
+        ("num", protocol.num, protocol.num >= 24, "at least 24"),
+        ("seed", protocol.seed, 0 <= protocol.seed < 2**32, "0 to 2**32 - 1"),
+        ("jobs", jobs, jobs >= 1, "at least 1"),
+        ("patience", patience, patience > 0, "above 0 seconds"),
+        ("likelihood_num", likelihood_num, likelihood_num >= 0, "at least 0"),
+    ):
+        if not is_allowed:
+            raise ConfigError(f"{name}={value} must be {allowed}")
     folder = Path(folder)
+    _check_folder(folder)
+    forget()
     progress("reading models and data", 0, 0)
     entries = open_models(models, protocol.device)
     event_shape, data = common_data(entries, protocol)
@@ -128,6 +145,16 @@ def run_report(
     return report
 
 
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder that cannot be written before anything is drawn."""
+    try:
+        (folder / "cells").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"cannot write {folder}: {error.strerror or error}") from error
+    if not os.access(folder / "cells", os.W_OK):
+        raise CheckpointError(f"cannot write {folder}: no permission")
+
+
 def _tasks(
     entries: list[Entry],
     event_shape: tuple[int, ...],
@@ -139,7 +166,8 @@ def _tasks(
     jobs: int,
 ) -> list[Task]:
     """All cells and likelihoods, in the order of the report."""
-    facts = _facts(data, event_shape, protocol)
+    card = next(e.model.card for e in entries if not e.model.error)
+    facts = _facts(data, card, protocol)
     threads = max(1, torch.get_num_threads() // jobs)
     tasks = []
     for model, pipeline, samples in ((e.model, e.pipeline, e.samples) for e in entries):
@@ -164,21 +192,34 @@ def _tasks(
             num = likelihood_num if rung.sampler == "likelihood" else 0
             known = [model.sha256, asdict(rung), facts, asdict(protocol), num]
             digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
-            tasks.append(Task(model, cell, rung, protocol, str(folder), digest, num, threads))
+            own = card if pipeline is None else model.card
+            tasks.append(Task(model, cell, rung, protocol, str(folder), digest, own, num, threads))
     return tasks
 
 
-def _facts(data: Data, event_shape: tuple[int, ...], protocol: Protocol) -> dict[str, Any]:
-    """What decides the real side of all figures."""
-    facts: dict[str, Any] = {"length": len(data), "version": metadata.version("trilemma")}
-    if len(event_shape) == 3:
-        order = torch.randperm(len(data), generator=torch.Generator().manual_seed(protocol.seed))
-        images = data.images_uint8(order[: protocol.num])
-        facts["sha256"] = hashlib.sha256(images.numpy().tobytes()).hexdigest()
-        if protocol.extractor or not isinstance(data, StackedDigits):
-            network = protocol.features(images)
-            facts["features"] = [network.name, network.weights_sha256, network.preprocessing]
+def _facts(data: Data, card: Mapping[str, Any], protocol: Protocol) -> dict[str, Any]:
+    """What decides the real side of all figures, beside the protocol."""
+    facts: dict[str, Any] = {"version": metadata.version("trilemma")}
+    shape = tuple(data.event_shape)
+    if len(shape) != 3:
+        return facts
+    facts["real"] = _fingerprint(data, 2 * protocol.num, protocol.seed)  # with the floor's
+    for split in ("train", "test"):  # of likelihoods and the check for copies
+        try:
+            part = protocol.real(shape, card, split)
+            facts[split] = _fingerprint(part, SOME, protocol.seed)
+        except (ConfigError, DataError):
+            facts[split] = None
+    if protocol.extractor or not isinstance(data, StackedDigits):
+        network = protocol.features(data.images_uint8([0]))
+        facts["features"] = [network.name, network.weights_sha256, network.preprocessing]
     return facts
+
+
+def _fingerprint(data: Data, most: int, seed: int) -> list[Any]:
+    """Number of images, and a digest of some of them."""
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:most]
+    return [len(data), hashlib.sha256(data.images_uint8(order).numpy().tobytes()).hexdigest()]
 
 
 def _run_all(tasks: list[Task], jobs: int, progress: Progress) -> dict[str, Any]:
@@ -198,28 +239,44 @@ def _run_all(tasks: list[Task], jobs: int, progress: Progress) -> dict[str, Any]
             progress(task.name, len(found), len(tasks))
             found[task.name] = execute(replace(task, threads=0))
         return found
-    with ProcessPoolExecutor(min(jobs, len(waiting)), mp_context=get_context("spawn")) as pool:
+    pool = ProcessPoolExecutor(
+        min(jobs, len(waiting)), mp_context=get_context("spawn"), initializer=_ignore_interrupts
+    )
+    try:
         running = {pool.submit(execute, task): task for task in waiting}
         while running:
-            finished, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in finished:
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
                 task = running.pop(future)
-                try:
-                    found[task.name] = future.result()
-                except BrokenProcessPool as error:
-                    raise NumericalError(
-                        f"a process of the report died near {task.name}, perhaps for lack of "
-                        "memory; what was measured is kept: run the same command again, with fewer "
-                        "--jobs or a smaller --batch-size"
-                    ) from error
+                found[task.name] = future.result()
                 progress(task.name, len(found), len(tasks))
+    except BrokenProcessPool as error:
+        raise NumericalError(
+            f"a process of the report died near {task.name}, perhaps for lack of memory; what was "
+            "measured is kept: run the same command again, with fewer --jobs or a smaller "
+            "--batch-size"
+        ) from error
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        if len(found) < len(tasks):  # interrupted: shards and whole rows are on disk
+            for process in active_children():
+                process.terminate()
     return found
+
+
+def _ignore_interrupts() -> None:
+    """Leave Ctrl-C to the process that can say what is kept."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _cost(task: Task) -> float:
     """Guess of the work: calls times networks' size; likelihoods are the longest."""
     calls = (task.likelihood_num and 1000) or (task.cell.steps or 200)
     return calls * task.model.num_parameters
+
+
+def _in_words(error: BaseException) -> str:
+    """A failure in one line."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def execute(task: Task) -> Any:
@@ -229,8 +286,8 @@ def execute(task: Task) -> Any:
     shards = task.path.with_name(f"{task.path.stem}.{task.digest[:12]}.shards")
     try:
         result = _measured(task, shards)
-    except (TrilemmaError, RuntimeError) as error:  # also for lack of memory
-        words = str(error).splitlines()[0]
+    except FAILURES as error:
+        words = _in_words(error)
         return {"error": words} if task.likelihood_num else replace(task.cell, error=words)
     _keep(task, result)
     shutil.rmtree(shards, ignore_errors=True)
@@ -239,18 +296,20 @@ def execute(task: Task) -> Any:
 
 def _measured(task: Task, shards: Path) -> Any:
     """A likelihood, or a cell without times."""
-    samples = None
     if task.model.family == "samples":
-        samples = read_npz(task.model.where)[: task.protocol.num]
-        pipeline, card, nfe = None, {}, 0
+        samples, nfe = read_npz(task.model.where), 0
+        if len(samples) < task.protocol.num:
+            raise DataError(
+                f"holds {len(samples)} samples, fewer than the {task.protocol.num} of this report"
+            )
+        samples = samples[: task.protocol.num]
     else:
         pipeline = load(task.model.where, device=task.protocol.device)
-        card = pipeline.card
         if task.likelihood_num:
             return measure_likelihood(pipeline, task.protocol, task.likelihood_num)
         samples, nfe = draw(pipeline, task.rung, task.protocol, shards)
     cell = replace(task.cell, nfe=nfe)
-    return judge(samples, task.protocol, cell, card, Path(task.folder))
+    return judge(samples, task.protocol, cell, task.card, Path(task.folder))
 
 
 def _keep(task: Task, result: Any) -> None:
@@ -284,13 +343,18 @@ def _timed(task: Task, cell: Cell, entries: list[Entry], patience: float) -> Cel
     path, here = task.path.with_suffix(".time.json"), _hardware(task.protocol.device)
     try:
         former = json.loads(path.read_text())
-        if former["digest"] == task.digest and former["hardware"] == here:
+        known = [former[name] for name in ("digest", "hardware")]
+        if known == [task.digest, here] and former["patience"] >= patience:
             return read_cell({**asdict(cell), **former["figures"]})
     except (OSError, ValueError, KeyError, TypeError):
         pass  # never timed, or by another program
-    cell = replace(cell, **time_sampling(pipeline, task.rung, patience))
-    figures = {name: asdict(cell)[name] for name in ("speed", "peak_memory", "memory_batch")}
-    content = {"digest": task.digest, "hardware": here, "figures": figures}
+    try:
+        times = time_sampling(pipeline, task.rung, patience, min(64, task.protocol.batch_size))
+    except FAILURES as error:
+        return replace(cell, time_note=_in_words(error))
+    cell = replace(cell, **times)
+    figures = {name: asdict(cell)[name] for name in times}
+    content = {"digest": task.digest, "hardware": here, "patience": patience, "figures": figures}
     write_bytes(path, json.dumps(content, indent=1).encode())
     return cell
 

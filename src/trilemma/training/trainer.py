@@ -31,6 +31,7 @@ from trilemma.images import save_png, to_uint8
 from trilemma.methods.base import Method, channels_last
 from trilemma.rng import BatchRng, mix_seed
 from trilemma.sampling import sample_indices
+from trilemma.training import trackers as tracking
 from trilemma.training.ema import EMA
 from trilemma.training.optim import Adam
 
@@ -83,15 +84,18 @@ class Trainer:
         seed: seed of data order, noise and dropout.
         ema_decay: decay of the averages, per step.
         ema_warmup: cap the decay by (1 + n) / (10 + n) after n steps.
-        precision: "fp32", "bf16" or "fp16" for the networks; losses and averages stay float32.
-        compile: compile the networks with ``torch.compile``.
+        precision: "fp32", "bf16" or "fp16" for the networks; losses, weights and averages stay
+            float32. "fp16" needs a GPU.
+        compile: compile the networks with ``torch.compile``. Averages are not compiled, nor are
+            calls whose gradient with respect to data is asked for, such as that of a penalty R1.
         log_every: steps between two log lines.
         save_images: images between two checkpoints.
         keep: checkpoints to keep.
         sample_images: images between two sample grids; 0 for none.
         num_samples: samples per grid.
         num_workers: processes that decode images which do not fit in memory.
-        trackers: of accelerate, such as "tensorboard", "wandb", "mlflow".
+        trackers: where the losses go besides ``log.jsonl``, such as "tensorboard", "wandb",
+            "mlflow"; see ``trilemma.training.trackers``. TensorBoard by default.
 
     Raises:
         ConfigError: for values outside their range.
@@ -135,7 +139,7 @@ class Trainer:
         self.log_every, self.save_images, self.keep = log_every, save_images, keep
         self.sample_images, self.num_samples = sample_images, num_samples
         self.num_workers = num_workers
-        self.trackers = ["tensorboard"] if trackers is None else trackers
+        self.trackers = tracking.check_names(["tensorboard"] if trackers is None else trackers)
 
     @property
     def num_steps(self) -> int:
@@ -181,15 +185,22 @@ class Trainer:
             True if training ran to its end, False if a signal stopped it after a save.
 
         Raises:
+            ConfigError: for a tracker, precision or compiler that this machine does not have.
             CheckpointError: if ``out`` already holds a run and ``resume`` is not set.
             NumericalError: if a loss is not finite; the last good checkpoint stays.
         """
         run = self._start(method, data, Path(out), config or {}, resume)
+        resumed = run.step * self.batch_size if run.step else None
         try:
             with _signals(run), contextlib.closing(_EndTrackers(run.accelerator)):
+                if self.trackers:
+                    tracking.start(
+                        run.accelerator, self.trackers, run.out, run.config, images=resumed
+                    )
                 self._loop(run, export, report)
         finally:
             for name, network in run.raw.items():
+                _uncover(network)
                 method.set_submodule(name, network)
         return not run.stopping or run.step >= self.num_steps
 
@@ -234,31 +245,37 @@ class Trainer:
             self._begin(run)
         for name in sorted(trained):
             if self.compile:
-                raw[name].compile()
+                _compile(raw[name])
             method.set_submodule(name, accelerator.prepare_model(raw[name]))
         run.optimizers = {k: accelerator.prepare_optimizer(v) for k, v in optimizers.items()}
         return run
 
     def _accelerator(self, out: Path) -> Any:
         try:
-            from accelerate import Accelerator
+            from accelerate import Accelerator, PartialState
             from accelerate.utils import DistributedDataParallelKwargs
         except ImportError as error:
             raise ConfigError("training needs accelerate: pip install 'trilemma[train]'") from error
-        accelerator = Accelerator(
-            mixed_precision="no" if self.precision == "fp32" else self.precision,
-            log_with=self.trackers or None,
-            project_dir=str(out),
-            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
-        )
+        tracking.check_packages(self.trackers)
+        if self.precision == "fp16" and PartialState().device.type == "cpu":
+            raise ConfigError("precision fp16 needs a GPU and this is a CPU: take bf16 or fp32")
+        try:
+            accelerator = Accelerator(
+                mixed_precision="no" if self.precision == "fp32" else self.precision,
+                log_with=self.trackers or None,
+                project_dir=str(out),
+                kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+            )
+        except ValueError as error:  # a device without it, or another precision in this process
+            raise ConfigError(
+                f"precision {self.precision} cannot be had here, accelerate says: {error}"
+            ) from error
         shards = accelerator.num_processes * self.accumulate
         if self.batch_size % shards:
             raise ConfigError(
                 f"batch_size={self.batch_size} does not divide into {accelerator.num_processes} "
                 f"processes times accumulate={self.accumulate}"
             )
-        if self.trackers:
-            accelerator.init_trackers("trilemma")
         return accelerator
 
     def _loop(
@@ -312,18 +329,29 @@ class Trainer:
             ema.update(run.raw[name])
 
     def _descend(self, run: _Run, phase: str) -> None:
-        """One step of every optimiser of a phase."""
+        """One step of every optimiser of a phase.
+
+        The scale of fp16 losses changes after the last of them: gradients of a phase share it.
+        """
+        scaler = run.accelerator.scaler
         for key, networks in run.method.optimizer_networks().items():
             if not set(networks) <= set(run.method.phases[phase]):
                 continue
             optimizer, recipe = run.optimizers[key], self.optimizers[key]
             for group in optimizer.param_groups:
                 group["lr"] = recipe.rate(run.step * self.batch_size)
+            if scaler is not None:
+                scaler.unscale_(optimizer.optimizer)
             if recipe.clip_norm:
                 parameters = [p for group in optimizer.param_groups for p in group["params"]]
-                run.accelerator.clip_grad_norm_(parameters, recipe.clip_norm)
-            optimizer.step()
+                torch.nn.utils.clip_grad_norm_(parameters, recipe.clip_norm)
+            if scaler is None:
+                optimizer.step()
+            else:
+                scaler.step(optimizer.optimizer)  # leaves the step out where gradients overflow
             optimizer.zero_grad(set_to_none=True)
+        if scaler is not None:
+            scaler.update()
 
     def _begin(self, run: _Run) -> None:
         """Let the method look at data, in the data's own order, once."""
@@ -483,6 +511,46 @@ def _signals(run: _Run) -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _compile(network: nn.Module) -> None:
+    """Compile the forward pass, but for calls that are differentiated with respect to data.
+
+    A compiled pass has no second derivative, which the gradient of a gradient penalty needs.
+    """
+    plain = network.forward
+    compiled = torch.compile(plain)
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        if any(_is_leaf_data(value) for value in (*args, *kwargs.values())):
+            return plain(*args, **kwargs)
+        try:
+            return compiled(*args, **kwargs)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ConfigError(
+                f"{type(network).__name__} does not compile here ({reason}): train with "
+                "--trainer.compile false"
+            ) from error
+
+    network.forward = forward
+
+
+def _is_leaf_data(value: Any) -> bool:
+    """Whether a value is, up to views and casts, a leaf with gradient that is no weight."""
+    if not isinstance(value, Tensor) or not value.requires_grad:
+        return False
+    node = value.grad_fn
+    while node is not None and len(node.next_functions) == 1:
+        node = node.next_functions[0][0]
+    source = value if value.grad_fn is None else getattr(node, "variable", None)
+    return source is not None and not isinstance(source, nn.Parameter)
+
+
+def _uncover(network: nn.Module) -> None:
+    """Give a network its own forward pass back, neither compiled nor in half precision."""
+    for name in ("forward", "_original_forward"):
+        vars(network).pop(name, None)
 
 
 @contextlib.contextmanager
