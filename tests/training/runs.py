@@ -5,6 +5,7 @@ As a script, ``python runs.py JSON`` makes one run; see ``main``.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -127,7 +128,11 @@ def differing(first: dict, second: dict) -> list[str]:
 
 
 def main(entry: dict) -> None:
-    """Make a run; ``term_at`` sends SIGTERM to process 0 while it fetches the data of a step."""
+    """Make a run.
+
+    ``term_at`` sends SIGTERM to process 0 while it fetches the data of a step; ``backend`` is that
+    of ``torch.compile``.
+    """
     torch.set_num_threads(1)
     signal.alarm(90)  # processes that wait for each other for ever end themselves
     kind, data = entry["kind"], make_data(entry["kind"])
@@ -139,10 +144,14 @@ def main(entry: dict) -> None:
             return x0
 
         data.on_fetch = stop
+    if "backend" in entry:
+        torch.compile = functools.partial(torch.compile, backend=entry["backend"])
     trainer = make_trainer(**entry.get("trainer", {}))
     method = make_method(kind, entry.get("dropout", 0.0))
     finished = trainer.fit(method, data, entry["out"], resume=entry.get("resume", False))
     print(f"finished {finished}", flush=True)
+    if "backend" in entry:
+        print(f"graphs {torch._dynamo.utils.counters['stats']['unique_graphs']}", flush=True)
 
 
 if __name__ == "__main__":
