@@ -72,14 +72,14 @@ __all__ = [
 
 
 def read_npz(path: Path | str) -> Tensor:
-    """Read ``arr_0``, uint8 (n, h, w, c), as images (n, c, h, w).
+    """Read ``arr_0``, uint8 (n, h, w, c), as images (n, c, h, w); ``samples`` of a report's cell.
 
     Raises:
         DataError: if the file is not such an array.
     """
     try:
         with np.load(path, allow_pickle=False) as archive:
-            array = archive["arr_0"]
+            array = archive["samples" if "samples" in archive else "arr_0"]
     except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error) as error:
         raise DataError(f"cannot read images from {path}: {error}") from error
     if array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] not in (1, 3):

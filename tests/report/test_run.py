@@ -13,7 +13,7 @@ import torch
 
 from trilemma.cli import main
 from trilemma.errors import CheckpointError, ConfigError
-from trilemma.evaluation import evaluate_samples, reference_data
+from trilemma.evaluation import evaluate_samples, read_npz, reference_data
 from trilemma.images import save_images, to_uint8
 from trilemma.metrics import mnist_reference
 from trilemma.pipeline import bundled_models, load
@@ -76,6 +76,15 @@ def test_models_that_cannot_be_read_have_a_row_with_the_reason(finished):
     assert "no model 'no-such-model'" in errors["no-such-model"]
     assert not errors["ddgan-mnist"] and not errors["ddgan-mnist-2"]
     assert {cell.model for cell in report.cells} == {"ddgan-mnist", "ddgan-mnist-2", "digits"}
+
+
+def test_the_pictures_of_a_cell_can_be_judged_again(finished):
+    report, folder = finished
+    images = read_npz(folder / report.cells[0].pictures)
+    data = reference_data("digits", "test", (1, 28, 28))
+    again = evaluate_samples(images, data, NUM, split="test", seed=3)
+    values = {record.name: record.value for record in report.cells[0].records}
+    assert {record.name: record.value for record in again} == pytest.approx(values, rel=1e-9)
 
 
 def test_samples_from_a_file_are_judged_and_not_timed(finished):

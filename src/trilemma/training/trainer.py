@@ -192,11 +192,9 @@ class Trainer:
         run = self._start(method, data, Path(out), config or {}, resume)
         resumed = run.step * self.batch_size if run.step else None
         try:
+            if self.trackers:
+                tracking.start(run.accelerator, self.trackers, run.out, run.config, images=resumed)
             with _signals(run), contextlib.closing(_EndTrackers(run.accelerator)):
-                if self.trackers:
-                    tracking.start(
-                        run.accelerator, self.trackers, run.out, run.config, images=resumed
-                    )
                 self._loop(run, export, report)
         finally:
             for name, network in run.raw.items():
