@@ -1,6 +1,9 @@
 """What a run may be given: trackers, compiled networks, half precision, accumulation."""
 
 import functools
+import json
+import os
+import subprocess
 import sys
 import types
 

@@ -87,7 +87,12 @@ class PointwiseConv(nn.Conv2d):
     def mix(self, x: Image, bias: Tensor | None) -> Image:
         """Mix channels, with this bias or none."""
         is_plain = x.device.type == "cpu" and x.dtype == self.weight.dtype == torch.float32
-        if is_plain and torch.backends.mkldnn.is_available() and not torch.compiler.is_compiling():
+        if (
+            is_plain
+            and not torch.compiler.is_compiling()
+            and torch.backends.mkldnn.is_available()
+            and not torch.compiler.is_compiling()
+        ):
             once, none = (1, 1), (0, 0)
             return torch.mkldnn_convolution(x, self.weight, bias, none, once, once, 1)
         return F.conv2d(x, self.weight, bias)
