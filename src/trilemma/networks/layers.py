@@ -87,12 +87,8 @@ class PointwiseConv(nn.Conv2d):
     def mix(self, x: Image, bias: Tensor | None) -> Image:
         """Mix channels, with this bias or none."""
         is_plain = x.device.type == "cpu" and x.dtype == self.weight.dtype == torch.float32
-        if (
-            is_plain
-            and not torch.compiler.is_compiling()
-            and torch.backends.mkldnn.is_available()
-            and not torch.compiler.is_compiling()
-        ):
+        # A compiler asked for the library would break its graph here: it is asked last.
+        if is_plain and not torch.compiler.is_compiling() and torch.backends.mkldnn.is_available():
             once, none = (1, 1), (0, 0)
             return torch.mkldnn_convolution(x, self.weight, bias, none, once, once, 1)
         return F.conv2d(x, self.weight, bias)
