@@ -394,7 +394,8 @@ def test_demo_compares_the_bundled_models(tmp_path, capsys):
     out = tmp_path / "demo"
     assert main(["demo", "ddgan-mnist", "gan-mnist", "-n", "64", "-o", str(out)]) == 0
     text = capsys.readouterr().out
-    rows = {line.split()[0]: line.split() for line in text.splitlines() if "-mnist" in line}
+    table = text[text.index("model ") :]  # below the lines of progress
+    rows = {line.split()[0]: line.split() for line in table.splitlines() if "-mnist" in line}
     assert rows["ddgan-mnist"][1:3] == ["ancestral-4", "4"]
     assert rows["gan-mnist"][1:3] == ["ancestral-1", "1"]
     for row in rows.values():
