@@ -94,7 +94,7 @@ def make_sampling(method, args, device):
         rng = SampleRng(seed, range(args.batch), device)
         u = rng.normal(1, 3, 32, 32)
         with torch.autocast(device.type, torch.bfloat16, enabled=is_bf16):
-            return Ancestral(1e-3).run(method.denoiser(), u, grid, rng)
+            return Ancestral().run(method.denoiser(), u, grid, rng)
 
     return sample
 

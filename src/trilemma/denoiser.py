@@ -163,7 +163,9 @@ class ScoreDenoiser(Denoiser):
             if row is None:
                 raise ConfigError(f"there is no noise at t={key}; times lie in (0, 1]")
             cast: dict[str, Any] = {
-                k: x.to(u) for k, x in row._asdict().items() if isinstance(x, Tensor)
+                k: x.to(u, non_blocking=True)
+                for k, x in row._asdict().items()
+                if isinstance(x, Tensor)
             }
             self._cast[key, u.dtype, u.device] = row._replace(**cast)
         return self._cast[key, u.dtype, u.device]

@@ -300,8 +300,9 @@ def _trace(flow: Tensor, u: Tensor, directions: Tensor | None) -> Tensor:
 
 def _prior_log_prob(process: LinearSDE, u: State) -> Tensor:
     """Log-density (b) of states under the prior, float64, nats."""
-    cov = process.prior_cov().to(u.device)
-    whitened = torch.einsum("kj,bj...->bk...", torch.linalg.inv(cholesky(cov)), u.double())
+    cov = process.prior_cov()
+    whitening = torch.linalg.inv(cholesky(cov)).to(u.device)
+    whitened = torch.einsum("kj,bj...->bk...", whitening, u.double())
     num_dims = u[0, 0].numel()
     constant = num_dims * (len(cov) * math.log(2 * math.pi) + float(torch.logdet(cov)))
     return -(whitened.square().flatten(1).sum(1) + constant) / 2

@@ -39,7 +39,10 @@ class Rng(Protocol):
         ...
 
     def uniform(self, pairing: Pairing = "independent") -> Tensor:
-        """Uniform numbers (b) in [0, 1), float64; see ``Pairing``."""
+        """Uniform numbers (b) in [0, 1), float64, on the CPU; see ``Pairing``.
+
+        Times are made of them, and coefficients of times are computed on the CPU.
+        """
         ...
 
 
@@ -89,7 +92,7 @@ class SampleRng:
     def uniform(self, pairing: Pairing = "independent") -> Tensor:
         """Uniform numbers (b) in [0, 1), float64; always independent, since samples are."""
         draws = [torch.rand((), generator=g, dtype=torch.float64) for g in self.generators]
-        return torch.stack(draws).to(self.device)
+        return torch.stack(draws)
 
 
 class BatchRng:
@@ -100,7 +103,7 @@ class BatchRng:
         num_rows: rows of one shard.
         shard: this shard, in [0, num_shards).
         num_shards: processes times accumulation steps.
-        device: where numbers are drawn and used.
+        device: where numbers are drawn and used, but for uniform ones, which the CPU draws.
     """
 
     def __init__(
@@ -112,29 +115,33 @@ class BatchRng:
         num_shards: int = 1,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.generator = torch.Generator(device).manual_seed(seed)
+        self.device = torch.device(device)
+        self.generator = torch.Generator(self.device).manual_seed(seed)
+        is_cpu = self.device.type == "cpu"
+        self.on_cpu = (
+            self.generator if is_cpu else torch.Generator().manual_seed(mix_seed(seed, "uniform"))
+        )
         self.num_rows, self.shard, self.num_shards = num_rows, shard, num_shards
 
     def normal(self, *event: int) -> Tensor:
         """Standard normal numbers (b, *event), float32."""
-        device = self.generator.device
         shape = (self.num_rows * self.num_shards, *event)
-        rows = torch.randn(shape, generator=self.generator, device=device)
+        rows = torch.randn(shape, generator=self.generator, device=self.device)
         return rows[self.shard :: self.num_shards]
 
     def integers(self, high: int) -> Tensor:
         """Uniform integers (b) in [0, high), int64."""
-        device, total = self.generator.device, self.num_rows * self.num_shards
-        rows = torch.randint(high, (total,), generator=self.generator, device=device)
+        total = self.num_rows * self.num_shards
+        rows = torch.randint(high, (total,), generator=self.generator, device=self.device)
         return rows[self.shard :: self.num_shards]
 
     def uniform(self, pairing: Pairing = "independent") -> Tensor:
         """Uniform numbers (b) in [0, 1), float64, related across the global batch."""
-        device, total = self.generator.device, self.num_rows * self.num_shards
+        total = self.num_rows * self.num_shards
         count = {"independent": total, "antithetic": (total + 1) // 2, "stratified": 1}[pairing]
-        rows = torch.rand(count, generator=self.generator, device=device, dtype=torch.float64)
+        rows = torch.rand(count, generator=self.on_cpu, dtype=torch.float64)
         if pairing == "antithetic":
             rows = torch.cat([rows, (1 - rows).clamp(max=1 - 2.0**-53)])[:total]
         elif pairing == "stratified":
-            rows = (torch.arange(total, device=device) + rows) / total
+            rows = (torch.arange(total) + rows) / total
         return rows[self.shard :: self.num_shards]

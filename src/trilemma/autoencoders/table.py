@@ -20,7 +20,6 @@ from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trilemma.autoencoders.base import Autoencoder, Normal
@@ -153,10 +152,10 @@ class TableVAE(Autoencoder):
 
     def indicators(self, x: Event) -> Tensor:
         """Numbers as they are, then categories as indicators (b, p)."""
-        indicators = [
-            F.one_hot(x[:, place].round().long(), self.categories[place]).to(x)
-            for place in self.codes
-        ]
+        indicators = []
+        for place in self.codes:
+            codes = torch.arange(self.categories[place], device=x.device)
+            indicators.append((x[:, place, None].round() == codes).to(x))
         return torch.cat([x[:, self.numbers], *indicators], dim=1)
 
     def encode(self, x: Event) -> Normal:

@@ -199,7 +199,8 @@ class ScoreMatching(Method):
         seen = _Seen(draw, self.parametrisation.kernel(self.process, draw.t), x0)
         if factor is not None:
             shape = (-1, *[1] * (x0.dim() - 1))
-            x0 = _ScaledGradient.apply(x0, factor(seen).to(x0).reshape(shape))
+            scale = factor(seen).to(x0, non_blocking=True).reshape(shape)
+            x0 = _ScaledGradient.apply(x0, scale)
         u_0 = self.start(x0, rng)
         eps = rng.normal(*u_0.shape[1:]).to(u_0)
         u_t = seen.kernel.sample(u_0, eps)
@@ -209,7 +210,8 @@ class ScoreMatching(Method):
         blocks = self.parametrisation.output_blocks(self.process)
         readout = self.parametrisation.readout(self.process, draw.t)
         extra = gaussian_part(self.network, readout.gaussian, u_t)
-        output = self.network(joined, time.float(), None, label, **extra)
+        time = time.to(joined.device, torch.float32, non_blocking=True)
+        output = self.network(joined, time, None, label, **extra)
         output = output.to(u_t).unflatten(1, (-1, u_t.shape[2]))
         predicted = act(readout.on_output[:, blocks], output) + act(
             readout.on_state[:, blocks], u_t
@@ -224,7 +226,8 @@ class ScoreMatching(Method):
             raise ConfigError("this network takes labels, the data have none")
         if self.label_dropout == 0:
             return label
-        return torch.where(rng.uniform() < self.label_dropout, -1, label)
+        dropped = rng.uniform() < self.label_dropout
+        return torch.where(dropped.to(label.device, non_blocking=True), -1, label)
 
     def denoiser(self, label: Labels | None = None, *, guidance: float = 1.0) -> ScoreDenoiser:
         """Return the network as samplers see it."""

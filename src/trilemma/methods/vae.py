@@ -96,7 +96,7 @@ class LatentMethod(Method):
         reconstruction, coefficient = -law.log_prob(x), self.kl.coefficient(step)
         cross, extra = self.cross_entropy(inferred.prior.z, label, rng, coefficient)
         divergences = self._divergences(inferred, cross)
-        weights = self.kl.weights(divergences, self._sizes.to(divergences), step)
+        weights = self.kl.weights(divergences, self._sizes.to(divergences, non_blocking=True), step)
         balanced = coefficient * (weights * divergences).sum(1)
         total = (reconstruction + balanced + extra).mean()
         kl = divergences.sum(1)

@@ -224,7 +224,7 @@ class _Integral(NamedTuple):
                 rough to resolve.
         """
         # Lobatto's nodes: the ends see what is infinite there, and a jump between inner nodes.
-        inner = np.polynomial.Legendre.basis(NUM_NODES - 1).deriv().roots()
+        inner = np.sort(np.polynomial.Legendre.basis(NUM_NODES - 1).deriv().roots().real)
         nodes = torch.from_numpy(np.concatenate([[-1.0], inner, [1.0]]))
         order = torch.arange(1, NUM_NODES + 1, dtype=torch.float64)
         to_powers = torch.linalg.inv(nodes[:, None] ** (order - 1)).mT

@@ -91,6 +91,7 @@ class SpectralNorm(nn.Module):
                 self.register_buffer(f"{side}_{name}", _unit(vectors))
         self.register_buffer("num_calls", torch.zeros((), dtype=torch.int64))
         self.num_calls: Tensor
+        self._is_warm = False  # known on the host, so that a step does not wait for the device
 
     def forward(self, weights: Sequence[Tensor]) -> Tensor:
         """Improve the vectors and return the sum of the singular values.
@@ -102,7 +103,8 @@ class SpectralNorm(nn.Module):
         expected = {name[2:]: len(v) for name, v in self.named_buffers() if name.startswith("v_")}
         if {name: len(stack) for name, stack in stacks.items()} != expected:
             raise ConfigError("the convolutions are not those that the spectral norm was made for")
-        count = ITERATIONS if int(self.num_calls) else FIRST_ITERATIONS
+        self._is_warm = self._is_warm or bool(self.num_calls)
+        count = ITERATIONS if self._is_warm else FIRST_ITERATIONS
         self.num_calls += 1
         parts = []
         for name, stack in stacks.items():

@@ -107,10 +107,11 @@ def as_times(t: Times | float) -> Times:
 
 def act(matrix: Tensor, u: SomeBlocks) -> SomeBlocks:
     """Apply (j, k) or (b, j, k) coefficients to the block axis of a state (b, k, *event)."""
+    matrix = matrix.to(u, non_blocking=True)  # from the CPU, where coefficients are computed
     if matrix.shape[-2:] == (1, 1):
-        scalar = matrix[..., 0, 0].to(u)
+        scalar = matrix[..., 0, 0]
         return scalar.reshape(scalar.shape + (1,) * (u.dim() - scalar.dim())) * u
-    flat = matrix.to(u) @ u.flatten(2)
+    flat = matrix @ u.flatten(2)
     return flat.view(len(u), matrix.shape[-2], *u.shape[2:])
 
 

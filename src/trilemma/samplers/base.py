@@ -137,7 +137,7 @@ def _finish(denoiser: Denoiser, u: State, t: Times, final: Final, rng: Rng) -> S
 def _cast(row: Any, u: State) -> Any:
     """Tensors of a row in the dtype and on the device of the states."""
     if isinstance(row, Tensor):
-        return row.to(u)
+        return row.to(u, non_blocking=True)
     if isinstance(row, tuple):
         values = [_cast(x, u) for x in row]
         return type(row)(*values) if hasattr(row, "_fields") else tuple(values)

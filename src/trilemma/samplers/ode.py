@@ -65,6 +65,6 @@ class ODE(Sampler):
             # To choose its first step, an adaptive solver may look far outside the interval.
             return denoiser.flow(state, min(max(float(time), float(s)), float(t)))
 
-        ends = torch.stack([t, s]).to(u.device)
+        ends = torch.stack([t, s]).to(u.device, non_blocking=True)
         path = solve(slope, u, ends, solver=self.solver, rtol=self.rtol, atol=self.atol)
         return path[-1], None
