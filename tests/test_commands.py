@@ -61,10 +61,11 @@ def run(capsys, *arguments):
     [
         ("--sampler sscs --steps 5 --grid quadratic", 5),
         ("--sampler gddim --sampler.num_history 3 --steps 6", 6),
-        ("--sampler heun --steps 3", 6),
+        ("--sampler heun --steps 3", 5),
         ("--sampler euler-maruyama --steps 4 --final drift", 4),
-        ("--sampler euler_maruyama --steps 4 --final x0", 5),
-        ("--sampler ode --sampler.solver=rk4 --steps 2 --grid uniform", 8),
+        ("--sampler euler_maruyama --steps 4 --final x0", 4),
+        ("--sampler euler_maruyama --steps 4 --final none", 4),
+        ("--sampler ode --sampler.solver=rk4 --steps 3 --grid uniform", 9),
         ("--steps 7", 7),
     ],
 )
@@ -139,7 +140,7 @@ def test_editing_a_picture(cld, tmp_path, capsys):
     picture = drawing(tmp_path / "a.png", 200)
     call = ["edit", cld, picture, "--strength", 0.3, "-n", 4, "--steps", 10, "--grid", "uniform"]
     text = run(capsys, *call, "-o", tmp_path / "out.png")
-    assert "4 variations from strength 0.3, 3 network calls each" in text
+    assert "4 variations from strength 0.3, 4 network calls each" in text
     with Image.open(tmp_path / "out.png") as grid:
         assert grid.width > 4 * grid.height  # the original and four variations in one row
     run(capsys, *call, "-o", tmp_path / "out.npz")

@@ -222,7 +222,7 @@ def test_a_small_walk_stays_close():
 def test_calls_and_progress_are_counted():
     pipeline, seen = pipeline_of("edm"), []
     pipeline.interpolate(0, 1, 5, num_steps=3, batch_size=2, progress=seen.append)
-    assert pipeline.last_nfe == 6
+    assert pipeline.last_nfe == 5
     assert seen == [2, 2, 1]
 
 

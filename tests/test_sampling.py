@@ -151,7 +151,7 @@ def test_mistakes_name_what_is_meant(name, arguments, words):
     [
         ("points", Ancestral, "uniform", 4),
         ("ddpm", Ancestral, "uniform", 5),
-        ("edm", Heun, "rho", 8),
+        ("edm", Heun, "rho", 7),
         ("cld", GDDIM, "root", 6),
         ("cld-denoising", SSCS, "root", 50),
     ],
@@ -196,10 +196,12 @@ def test_walks_that_do_not_fit_are_refused(kind, walk, words):
 @pytest.mark.parametrize(
     ("kind", "walk", "nfe"),
     [
-        ("ddpm", Walk("heun", 3), 6),
+        ("ddpm", Walk("heun", 3), 5),
+        ("ddpm", Walk("heun", 3, final="none"), 6),
+        ("edm", Walk(num_steps=18), 35),  # as published
         ("ddpm", Walk("euler_maruyama", 3, final="drift"), 4),
         ("cld", Walk("sscs", 3, final="drift"), 3),
-        ("cld", Walk("sscs", 3, final="x0"), 4),
+        ("cld", Walk("sscs", 3, final="x0"), 3),
     ],
 )
 def test_calls_are_counted_per_sample(kind, walk, nfe):
@@ -225,25 +227,45 @@ def test_a_trajectory_leads_to_the_sample(kind, num_states):
     assert torch.equal(states[0], prior_sample(method.process, method.event_shape, rows)[:, 0])
 
 
-@pytest.mark.parametrize("final", ["drift", "x0"])
-def test_a_trajectory_holds_what_follows_the_last_step(final):
+@pytest.mark.parametrize(("final", "extra"), [("drift", 0), ("x0", 1)])
+def test_a_trajectory_holds_how_the_walk_ends(final, extra):
     pipeline = pipeline_of("cld")
-    plain = pipeline.sample(3, return_trajectory=True)
-    states = pipeline.sample(3, return_trajectory=True, final=final)
+    plain = pipeline.sample(3, num_steps=4, return_trajectory=True, final="none")
+    options = {"num_steps": 4 + extra, "final": final}
+    states = pipeline.sample(3, return_trajectory=True, **options)
     assert len(states) == len(plain) + 1
     assert torch.equal(states[:-1], plain)
-    assert torch.equal(states[-1], pipeline.sample(3, final=final))
+    assert torch.equal(states[-1], pipeline.sample(3, **options))
 
 
-def test_an_adaptive_solver_shows_its_ends():
+def test_an_adaptive_solver_shows_its_ends_and_the_prediction():
     states = pipeline_of("cld").sample(3, sampler=ODE(rtol=1e-2, atol=1e-2), return_trajectory=True)
-    assert len(states) == 2
+    assert len(states) == 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "final"),
+    [("ddpm", "x0"), ("edm", "x0"), ("cld", "x0"), ("cld-denoising", "none"), ("points", "none")],
+)
+def test_a_score_model_ends_in_clean_data(kind, final):
+    method = method_of(kind)
+    assert Walk().final_for(method) == final
+    steps = method.default_steps
+    assert len(Walk().grid_for(method)) == steps + (final == "none")
+    assert len(Walk(final="none").grid_for(method)) == steps + 1
+    assert torch.equal(draw(method, range(3)), draw(method, range(3), walk=Walk(final=final)))
+
+
+def test_a_walk_of_one_step_needs_another_end():
+    with pytest.raises(ConfigError, match="2 steps or more, or final='none'"):
+        draw(method_of("ddpm"), range(2), walk=Walk(num_steps=1))
+    assert draw(method_of("ddpm"), range(2), walk=Walk(num_steps=1, final="none")).isfinite().all()
 
 
 def test_a_pipeline_knows_its_calls():
     pipeline = pipeline_of("edm")
     pipeline.sample(3, num_steps=3, batch_size=2)
-    assert pipeline.last_nfe == 6
+    assert pipeline.last_nfe == 5
 
 
 # ------------------------------------------------------------------------------ edits

@@ -273,7 +273,7 @@ def draw_path(
         batch_size: frames per network call.
         progress: called with the number of frames after each batch.
     """
-    grid, sampler = method.grid(walk.num_steps, walk.grid), walk.sampler_for(method)
+    grid, sampler = walk.grid_for(method), walk.sampler_for(method)
     device = next(method.parameters()).device
     table = method.denoiser(None)  # coefficients of the grid, shared by all batches
     for first in range(0, len(path.weights), batch_size):
@@ -285,7 +285,7 @@ def draw_path(
         denoiser.adopt(table)
         u = walk.temperature * prior_sample(method.process, method.state_shape, rng)
         if len(grid) > 1:
-            u = sampler.run(denoiser, u, grid, rng, final=walk.final)
+            u = sampler.run(denoiser, u, grid, rng, final=walk.final_for(method))
         data = method.decode(u[:, 0], rng)
         if progress is not None:
             progress(len(data))

@@ -24,8 +24,8 @@ from trilemma.methods import Method
 from trilemma.methods.base import channels_last
 from trilemma.rng import SampleRng
 from trilemma.samplers import Sampler
-from trilemma.samplers.base import Final
 from trilemma.sampling import Start, Walk, labels_for, sample_indices
+from trilemma.typing import Final
 
 __all__ = ["Pipeline", "bundled_models", "load", "locate", "save_pipeline", "start_from"]
 
@@ -76,7 +76,7 @@ class Pipeline:
         sampler: Sampler | str | None = None,
         num_steps: int | None = None,
         grid: str | None = None,
-        final: Final = "none",
+        final: Final | None = None,
         guidance: float = 1.0,
         temperature: float = 1.0,
         seed: int = 0,
@@ -93,7 +93,9 @@ class Pipeline:
             sampler: a sampler or its name; what suits the method by default.
             num_steps: steps of the grid; what the method suggests by default.
             grid: "uniform", "quadratic", "root", "rho" or "log_snr"; by default as above.
-            final: what follows the last step: "none", "drift" or "x0".
+            final: how the walk ends: "none", at the earliest time; "drift", one noiseless step
+                more; "x0", with the prediction of clean data as the last of the steps. What suits
+                the method by default.
             guidance: weight of classifier-free guidance; 1 for none.
             temperature: scale of the noise that sampling starts from, >= 0; below 1 samples are
                 more alike and often cleaner.
@@ -133,7 +135,7 @@ class Pipeline:
         sampler: Sampler | str | None = None,
         num_steps: int | None = None,
         grid: str | None = None,
-        final: Final = "none",
+        final: Final | None = None,
         guidance: float = 1.0,
         seed: int = 0,
         class_label: int | None = None,

@@ -19,8 +19,7 @@ from trilemma.methods.base import Method, prior_sample
 from trilemma.processes import LinearSDE
 from trilemma.rng import Rng, SampleRng
 from trilemma.samplers import SAMPLERS, Sampler
-from trilemma.samplers.base import Final
-from trilemma.typing import Times
+from trilemma.typing import Final, Times
 
 __all__ = [
     "Drawn",
@@ -41,7 +40,7 @@ class Walk:
         sampler: a sampler, its name, or None for the method's own.
         num_steps: steps of the grid; the method's default where None.
         grid: name of the time grid; the method's own where None.
-        final: what follows the last step: "none", "drift" or "x0".
+        final: how the walk ends: "none", "drift" or "x0"; what suits the method where None.
         guidance: weight of classifier-free guidance; 1 for none.
         temperature: scale of the noise that sampling starts from; 1 is the prior itself.
     """
@@ -49,7 +48,7 @@ class Walk:
     sampler: Sampler | str | None = None
     num_steps: int | None = None
     grid: str | None = None
-    final: Final = "none"
+    final: Final | None = None
     guidance: float = 1.0
     temperature: float = 1.0
 
@@ -61,6 +60,27 @@ class Walk:
         """
         chosen = method.default_sampler if self.sampler is None else self.sampler
         return chosen if isinstance(chosen, Sampler) else make_sampler(chosen)
+
+    def final_for(self, method: Method) -> Final:
+        """Return how the walk ends."""
+        return method.default_final if self.final is None else self.final
+
+    def grid_for(self, method: Method) -> Times:
+        """Return the times to walk; where it ends in clean data, "x0", that is the last step.
+
+        Raises:
+            ConfigError: for a grid that the method does not know, or that leaves nothing to walk.
+        """
+        grid = method.grid(self.num_steps, self.grid)
+        ends_clean = len(grid) < 2 or float(grid[-1]) == method.denoiser().origin
+        if self.final_for(method) != "x0" or ends_clean:
+            return grid
+        if len(grid) == 2:
+            raise ConfigError(
+                "1 step is the prediction of clean data alone, which leaves nothing to walk: take "
+                "2 steps or more, or final='none'"
+            )
+        return method.grid(len(grid) - 2, self.grid)
 
 
 def sampler_class(name: str, arguments: Iterable[str] = ()) -> type[Sampler]:
@@ -136,7 +156,8 @@ def sample_indices(
         ConfigError: for a class label that the method does not know, or a sampler that does not
             fit.
     """
-    grid, sampler = method.grid(walk.num_steps, walk.grid), walk.sampler_for(method)
+    grid, sampler = walk.grid_for(method), walk.sampler_for(method)
+    final = walk.final_for(method)
     if start is not None:
         grid = start.shorten(grid)
     device = next(method.parameters()).device
@@ -160,8 +181,8 @@ def sample_indices(
             states.append(state[:, 0].cpu())
 
         if len(grid) > 1:  # a prior that needs no network is a grid of one time
-            u = sampler.run(denoiser, u, grid, rng, record if keep else None, final=walk.final)
-        if keep and walk.final != "none":
+            u = sampler.run(denoiser, u, grid, rng, record if keep else None, final=final)
+        if keep and final != "none":
             states.append(u[:, 0].cpu())
         with torch.inference_mode():
             data = method.decode(u[:, 0], rng)

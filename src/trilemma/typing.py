@@ -5,12 +5,15 @@ Shapes are checked at run time in the test suite only (jaxtyping's import hook);
 is the shape of one datum.
 """
 
+from typing import Literal
+
 from jaxtyping import Float, Int64, Real
 from torch import Tensor
 
 __all__ = [
     "Blocks",
     "Event",
+    "Final",
     "Image",
     "Labels",
     "SomeBlocks",
@@ -38,3 +41,6 @@ Steps = Int64[Tensor, " b"]
 """Indices of the large denoising steps, 0 = the last one, which returns clean data."""
 TimesOrSteps = Real[Tensor, " b"]
 """What a network is told about time: times in [0, 1], or step indices."""
+Final = Literal["none", "drift", "x0"]
+"""How sampling ends: at the earliest time of the grid; by one noiseless Euler step of the reverse
+SDE more, of length t_min; or with the prediction of clean data."""

@@ -95,9 +95,9 @@ def add_walk(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--final",
-        default="none",
         choices=["none", "drift", "x0"],
-        help="after the last step: nothing, one noiseless step, or the clean prediction (none)",
+        help="how to end: at the earliest time, by a noiseless step after the last one, or with "
+        "the clean prediction as the last step (what suits the model)",
     )
     parser.add_argument(
         "--guidance", type=float, default=1.0, help="weight of classifier-free guidance (1, none)"

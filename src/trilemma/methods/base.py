@@ -19,7 +19,7 @@ from trilemma.denoiser import Denoiser
 from trilemma.processes import LinearSDE, act
 from trilemma.processes.base import cholesky
 from trilemma.rng import Rng
-from trilemma.typing import Event, Labels, Times
+from trilemma.typing import Event, Final, Labels, Times
 
 __all__ = ["Loss", "Method", "channels_last", "prior_sample"]
 
@@ -46,6 +46,8 @@ class Method(nn.Module, ABC):
     """Name of the sampler that suits the method."""
     default_grid: ClassVar[str] = "uniform"
     """Name of the time grid that suits the method."""
+    default_final: Final = "none"
+    """What suits the method as its last step."""
     sampling_t_min: float = 1e-3
     """Last time of a sampling grid."""
     kept: tuple[str, ...] = ()

@@ -22,7 +22,7 @@ from trilemma.methods.weighting import Proposal, Weight
 from trilemma.parametrisation import VelocityNoise
 from trilemma.processes import LinearSDE
 from trilemma.rng import Pairing, Rng
-from trilemma.typing import Event, State
+from trilemma.typing import Event, Final, State
 
 __all__ = ["CLDSGM"]
 
@@ -45,6 +45,7 @@ class CLDSGM(ScoreMatching):
 
     default_sampler: ClassVar[str] = "gddim"
     default_grid: ClassVar[str] = "root"
+    default_final: Final = "x0"
 
     def __init__(
         self,
@@ -75,6 +76,7 @@ class CLDSGM(ScoreMatching):
         self.default_steps = default_steps
         if objective == "denoising":
             self.default_sampler = "sscs"  # type: ignore[misc]
+            self.default_final = "none"  # the position's noise is unknown
 
     def start(self, x0: Event, rng: Rng) -> State:
         """Data with zero velocity, or with a drawn one where the objective conditions on it."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -18,14 +18,11 @@ from trilemma.denoiser import Denoiser, ScoreDenoiser
 from trilemma.errors import ConfigError
 from trilemma.processes import act
 from trilemma.rng import Rng
-from trilemma.typing import State, Times
+from trilemma.typing import Final, State, Times
 
-__all__ = ["Final", "Sampler", "need_score"]
+__all__ = ["Sampler", "need_score"]
 
 Callback = Callable[[int, State], None]
-Final = Literal["none", "drift", "x0"]
-"""What follows the last step: nothing; one noiseless Euler step of the reverse SDE, of length
-t_min; or the prediction of clean data."""
 
 
 class Sampler(ABC):
