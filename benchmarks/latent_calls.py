@@ -77,6 +77,7 @@ def main():
             sampler=sampler,
             num_steps=steps,
             grid=grid,
+            final="none",  # the samplers alone
             seed=options.seed,
             batch_size=100,
         )

@@ -60,6 +60,7 @@ def measure(model, sampler, settings, grid, calls, num, batch):
         sampler=chosen,
         num_steps=calls // chosen.evals_per_step,
         grid=grid,
+        final="none",  # the samplers alone
         batch_size=batch,
     )
     seconds = time.perf_counter() - started

@@ -150,6 +150,8 @@ def _caption(columns: Sequence[Column], rows: Sequence[Row]) -> str:
             "Floor: what as many real data score in the place of samples; below it, differences "
             "mean nothing."
         )
+    if any(column.title in ("precision", "density") for column in columns):
+        parts.append("Precision and density above those of real data count as level with them.")
     if any(FLAG in entry.text for entry in entries):
         parts.append(SUSPECT)
     return " ".join([*parts, short_protocol(cells, *filter(None, (c.record for c in columns)))])
@@ -197,6 +199,8 @@ def _entry_of(name: str) -> Callable[[Model, Cell], Entry]:
         if name in ("precision", "density") and _is_suspect(cell):
             return Entry(f"{value:.2f} {FLAG}")
         text = percent(value) if name == "high_quality" else f"{value:.2f}"
+        if name in ("precision", "density") and record.floor is not None:
+            low, value, high = (min(x, record.floor) for x in (low, value, high))
         return Entry(figure(value) if name == "mode_kl" else text, "", value, low, high)
 
     return entry
@@ -330,12 +334,11 @@ def _marked(rows: Sequence[Row], columns: Sequence[Column], cells: Sequence[Cell
         sign = 1 if column.lower_is_better else -1
         figures = {i: row.entries[k] for i, row in enumerate(rows) if row.entries}
         figures = {i: entry for i, entry in figures.items() if math.isfinite(entry.value)}
-        if len(figures) < 2 or (
-            column.group == "Likelihood"
-            and len({e.small.endswith("nats") for e in figures.values()}) > 1
-        ):
+        if len(figures) < 2:
             continue
         best = min(figures.values(), key=lambda entry: sign * entry.value)
+        if column.group == "Likelihood" and not _is_ranked(list(figures.values()), best):
+            continue
         marks |= {(i, k) for i, entry in figures.items() if _is_level(entry, best)}
         if len({entry.text for entry in figures.values()}) == 1:
             marks -= {(i, k) for i in figures}
@@ -346,6 +349,16 @@ def _marked(rows: Sequence[Row], columns: Sequence[Column], cells: Sequence[Cell
         )
         for i, row in enumerate(rows)
     ]
+
+
+def _is_ranked(entries: Sequence[Entry], best: Entry) -> bool:
+    """Whether likelihoods may be ranked: in one unit, and no bound behind an estimate.
+
+    What lies under a bound may be better than an estimate that the bound is worse than.
+    """
+    has_one_unit = len({entry.small.endswith("nats") for entry in entries}) == 1
+    is_bound = ["bound" in entry.small for entry in entries]
+    return has_one_unit and ("bound" in best.small or not any(is_bound))
 
 
 def _is_level(entry: Entry, best: Entry) -> bool:
