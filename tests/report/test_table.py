@@ -1,0 +1,86 @@
+"""Which figures of the table are marked as best."""
+
+from dataclasses import replace
+
+import pytest
+from examples import cell, records
+
+from trilemma.report.record import Model, Report
+from trilemma.report.table import table
+
+ESTIMATE = "NLL by the probability flow, Hutchinson's estimate of the divergence"
+BOUND = "upper bound on the NLL: negative evidence bound (NELBO)"
+
+
+def report(figures, likelihoods=()):
+    """One cell per row of figures: distance, its error, precision, recall, density, coverage."""
+    kinds = list(likelihoods) or [None] * len(figures)
+    models = tuple(
+        Model(
+            name=f"m{i}",
+            where=f"m{i}",
+            family="ddpm",
+            likelihood={}
+            if kind is None
+            else {"kind": kind[0], "nats": 1.0, "bits_per_dim": kind[1]},
+        )
+        for i, kind in enumerate(kinds)
+    )
+    cells = tuple(
+        cell(f"m{i}", "ancestral", 10, records(*row), 5.0, is_default=True)
+        for i, row in enumerate(figures)
+    )
+    return Report(
+        models=models,
+        cells=cells,
+        data={"name": "digits", "kind": "images", "split": "train", "event_shape": [1, 28, 28]},
+        settings={"num": 10_000},
+        hardware={"device": "cpu", "name": "a processor", "threads": 1, "torch": "2"},
+        date="2026-01-01",
+        version="0",
+        command="trilemma report",
+    )
+
+
+def best(found, title):
+    """Names of the rows that are marked in a column."""
+    made = table(found, found.cells)
+    (k,) = (k for k, column in enumerate(made.columns) if column.title == title)
+    return [row.title for row in made.rows if row.entries and row.entries[k].is_best]
+
+
+def test_all_whose_intervals_meet_the_best_are_marked():
+    rows = [(d, e, 0.7, 0.8, 0.7, 0.9) for d, e in ((1.0, 0.1), (1.3, 0.1), (2.0, 0.1))]
+    assert best(report(rows), "distance") == ["m0", "m1"]
+
+
+@pytest.mark.parametrize(("title", "place"), [("precision", 2), ("density", 4)])
+def test_more_than_real_data_score_is_no_better(title, place):
+    rows = []
+    for value in (0.5, 1.1, 1.4):
+        row = [1.0, 0.1, 0.7, 0.8, 0.7, 0.9]
+        row[place] = value
+        rows.append(tuple(row))
+    assert best(report(rows), title) == ["m1", "m2"]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "marked"),
+    [
+        ([(ESTIMATE, 2.0), (ESTIMATE, 2.1)], ["m0"]),
+        ([(BOUND, 2.0), (ESTIMATE, 2.1)], ["m0"]),  # the truth below a bound is lower still
+        ([(ESTIMATE, 2.0), (BOUND, 2.1)], []),  # what lies under the bound may be lower
+        ([(BOUND, 2.0), (BOUND, 2.1)], ["m0"]),
+    ],
+)
+def test_a_bound_that_is_behind_an_estimate_leaves_the_order_open(kinds, marked):
+    rows = [(1.0, 0.1, 0.7, 0.8, 0.7, 0.9)] * len(kinds)
+    assert best(report(rows, kinds), "bits per dim") == marked
+
+
+def test_figures_of_different_protocols_are_not_ranked():
+    found = report([(d, 0.1, 0.7, 0.8, 0.7, 0.9) for d in (1.0, 2.0)])
+    assert best(found, "distance") == ["m0"]
+    other = tuple(replace(record, num_fake=100) for record in found.cells[1].records)
+    found = replace(found, cells=(found.cells[0], replace(found.cells[1], records=other)))
+    assert best(found, "distance") == []
