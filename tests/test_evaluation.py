@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 
 from trilemma.commands.judge import _record_table
-from trilemma.data import Data, Toy
+from trilemma.data import BundledDigits, Data, Toy
 from trilemma.data.base import Batch
 from trilemma.errors import ConfigError
 from trilemma.evaluation import (
@@ -77,6 +77,14 @@ def test_data_lend_their_statistics_to_the_frechet_distance():
     for record in given.values():
         assert record.low <= record.value <= record.high
         assert record.floor is not None
+
+
+def test_records_name_the_part_that_they_are_held_against():
+    records = evaluate_samples(mnist_reference().images[:60], BundledDigits(), 60, split="test")
+    parts = {record.name: (record.split, record.num_real) for record in records}
+    assert parts.pop("fd_digits") == ("train", 60_000)
+    assert parts.pop("is_digits") == ("test", 0)
+    assert set(parts.values()) == {("test", 60)}
 
 
 def test_classes_are_counted():

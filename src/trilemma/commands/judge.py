@@ -125,8 +125,16 @@ def _record_table(records: list[Record]) -> Table:
         value = escape(f"{record.value:.4g}{spread}")  # brackets are markup to the console
         table.add_row(record.name, value, floor, better)
     first = records[0]
+    held: dict[str, list[str]] = {}
+    for record in records:
+        if record.num_real:
+            held.setdefault(f"{record.num_real} real ({record.split})", []).append(record.name)
+    against = "; ".join(f"{', '.join(names)} against {real}" for real, names in held.items())
+    against = f": {against}"
+    if len(held) < 2:
+        against = f" against {next(iter(held), f'{first.num_real} real ({first.split})')}"
     table.caption = (
-        f"{first.num_fake} samples against {first.num_real} real ({first.split}), features "
+        f"{first.num_fake} samples{against}, features "
         f"{first.extractor}: {first.preprocessing}; in brackets 95 % intervals"
     )
     return table

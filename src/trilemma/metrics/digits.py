@@ -196,7 +196,10 @@ def mnist_reference() -> MnistReference:
         raise CheckpointError(f"{REFERENCE_FILE} belongs to another classifier; reinstall trilemma")
     train, test = (
         GaussianStats(
-            tensors[f"{split}.mean"], tensors[f"{split}.cov"], int(notes[f"{split}_samples"])
+            tensors[f"{split}.mean"],
+            tensors[f"{split}.cov"],
+            int(notes[f"{split}_samples"]),
+            split,
         )
         for split in ("train", "test")
     )

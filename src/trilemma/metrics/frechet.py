@@ -48,11 +48,13 @@ class GaussianStats:
         mean: (d), float64.
         cov: unbiased covariance, (d, d), float64.
         num_samples: how many samples they were measured on.
+        split: part of the data that they belong to, where it is known.
     """
 
     mean: Float64[Tensor, " d"]
     cov: Float64[Tensor, "d d"]
     num_samples: int
+    split: str = ""
 
     @property
     def dim(self) -> int:

@@ -75,6 +75,7 @@ class _Score:
     error: float | None
     note: str
     interval: Interval | None = None
+    split: str = ""
 
 
 @dataclass(frozen=True)
@@ -195,7 +196,6 @@ def evaluate_features(
     )
     suspect = coverage < 0.5 * its_floor
     identity = {
-        "split": split,
         "extractor": extractor.name,
         "weights_sha256": extractor.weights_sha256,
         "preprocessing": extractor.preprocessing,
@@ -214,6 +214,7 @@ def evaluate_features(
             floor_num_fake=floor.num_fake,
             floor_num_real=floor.num_real,
             seed=seed,
+            split=score.split or split,
             note=_note(score, suspect),
             **identity,
         )
@@ -278,7 +279,8 @@ def _frechet(sets: _Sets, name: str, seed: int) -> _Score:
         )
     if given is not None:
         note += f"; against the given statistics of {given.num_samples} real images"
-    return _Score(name, value, True, len(fake), other.num_samples, error, note, interval)
+    split = "" if given is None else given.split
+    return _Score(name, value, True, len(fake), other.num_samples, error, note, interval, split)
 
 
 def _kernel(sets: _Sets, name: str, seed: int) -> _Score:
