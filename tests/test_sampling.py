@@ -257,7 +257,7 @@ def test_a_score_model_ends_in_clean_data(kind, final):
 
 
 def test_a_walk_of_one_step_needs_another_end():
-    with pytest.raises(ConfigError, match="2 steps or more, or final='none'"):
+    with pytest.raises(ConfigError, match="2 steps or more, or final 'none'"):
         draw(method_of("ddpm"), range(2), walk=Walk(num_steps=1))
     assert draw(method_of("ddpm"), range(2), walk=Walk(num_steps=1, final="none")).isfinite().all()
 
@@ -296,12 +296,25 @@ def test_a_strength_means_the_nearest_time(strength, first):
     assert pipeline.last_nfe == 4 - first
 
 
-def test_a_fine_grid_starts_close_to_the_strength():
+@pytest.mark.parametrize("kind", ["ddpm", "edm", "cld"])
+@pytest.mark.parametrize("strength", [0.9, 0.4, 0.1])
+@pytest.mark.parametrize("num_steps", [1, 2, 50])
+def test_a_strength_is_a_ratio_of_signal_to_noise_on_every_clock(kind, strength, num_steps):
+    method = method_of(kind)
+    whole = method.grid(num_steps)
+    grid = Start(torch.zeros(1, 2), strength).shorten(whole, method.process)
+    expected = VP().log_snr(strength)
+    torch.testing.assert_close(method.process.log_snr(grid[0]), expected, rtol=1e-9, atol=1e-9)
+    assert torch.equal(grid[1:], whole[whole < grid[0]])
+    assert float(grid[-1]) == method.sampling_t_min
+    if kind == "ddpm":
+        assert float(grid[0]) == pytest.approx(strength, rel=1e-9)
+
+
+def test_the_least_strength_leaves_a_step_to_walk():
     method = method_of("ddpm")
-    for strength in (0.9, 0.5, 0.1):
-        grid = Start(torch.zeros(1, 2), strength).shorten(method.grid(500, "uniform"))
-        assert abs(float(grid[0]) - strength) < 1e-3
-        assert float(grid[-1]) == method.sampling_t_min
+    grid = Start(torch.zeros(1, 2), 1e-6).shorten(method.grid(5), method.process)
+    assert grid.tolist() == [2 * method.sampling_t_min, method.sampling_t_min]
 
 
 @pytest.mark.parametrize("strength", [0.0, -0.5, 1.5, float("nan")])

@@ -203,17 +203,25 @@ class ScoreDenoiser(Denoiser):
         row = self._row(u, t)
         return act(row.flow_state, u) + act(row.flow, self.eps(u, t))
 
+    def need_position(self) -> None:
+        """Refuse to predict clean data where the noise of the position is unknown.
+
+        Raises:
+            ConfigError: after denoising score matching.
+        """
+        if not self.has_full_score:
+            raise ConfigError(
+                "clean data cannot be predicted after denoising score matching, which conditions "
+                "on the initial velocity; train with hybrid score matching, or take final 'none'"
+            )
+
     def x0(self, u: State, t: Times, rng: Rng | None = None) -> State:
         """Mean of the clean data given the state, in the first block.
 
         Raises:
             ConfigError: where the noise of the position is unknown.
         """
-        if not self.has_full_score:
-            raise ConfigError(
-                "clean data cannot be predicted after denoising score matching, which conditions "
-                "on the initial velocity; train with hybrid score matching"
-            )
+        self.need_position()
         row = self._row(u, t)
         return act(row.x0_state, u) + act(row.x0, self.eps(u, t))
 

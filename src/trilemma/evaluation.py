@@ -39,6 +39,7 @@ from trilemma.likelihood import (
     negative_log_likelihood,
 )
 from trilemma.methods import LSGM, VAE
+from trilemma.methods.score import ScoreMatching
 from trilemma.methods.vae import LatentMethod
 from trilemma.metrics import (
     DigitFeatures,
@@ -342,8 +343,10 @@ def likelihood(
     device = next(method.parameters()).device
     options: dict[str, Any] = {"divergence": divergence, "probe": probe}
     options |= {"rtol": tolerance, "atol": tolerance}
-    if isinstance(method, LSGM):  # a prior knows nothing of times before its first
+    if isinstance(method, LSGM):  # a network knows nothing of times before its first
         options["t_min"] = min(method.sampling_t_min, getattr(method.prior, "t_min", 1.0))
+    elif isinstance(method, ScoreMatching):
+        options["t_min"] = max(method.t_min, 1e-5)
     parts = []
     for chunk in order.split(batch_size):
         rng = SampleRng(seed, chunk.tolist(), device)

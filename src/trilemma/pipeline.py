@@ -147,8 +147,9 @@ class Pipeline:
 
         Args:
             x0: data (num, *event_shape), images in [-1, 1].
-            strength: time to go back to, in (0, 1]; the grid starts at its time nearest to it. A
-                denoising diffusion GAN of T steps knows T such times.
+            strength: how far to go back, in (0, 1]: to the ratio of signal to noise that
+                VP(0.1, 20) has at that time. A denoising diffusion GAN of T steps knows T times,
+                of which the nearest is taken.
             sampler, num_steps, grid, final, guidance, seed, class_label, batch_size, first: as for
                 ``sample``.
             return_trajectory: return all states on the way.

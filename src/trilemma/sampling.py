@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trilemma.denoiser import ScoreDenoiser
 from trilemma.errors import ConfigError, nearest
 from trilemma.methods.base import Method, prior_sample
-from trilemma.processes import LinearSDE
+from trilemma.processes import VP, LinearSDE, make_grid
 from trilemma.rng import Rng, SampleRng
 from trilemma.samplers import SAMPLERS, Sampler
 from trilemma.typing import Final, Times
@@ -30,6 +31,10 @@ __all__ = [
     "sample_indices",
     "sampler_class",
 ]
+
+
+STRENGTHS = VP()
+"""The process whose times are the strengths of edits."""
 
 
 @dataclass(frozen=True)
@@ -73,12 +78,13 @@ class Walk:
         """
         grid = method.grid(self.num_steps, self.grid)
         ends_clean = len(grid) < 2 or float(grid[-1]) == method.denoiser().origin
-        if self.final_for(method) != "x0" or ends_clean:
+        chooses = len(self.sampler_for(method).thin(make_grid("uniform", method.process, 2))) < 3
+        if self.final_for(method) != "x0" or ends_clean or chooses:
             return grid
         if len(grid) == 2:
             raise ConfigError(
                 "1 step is the prediction of clean data alone, which leaves nothing to walk: take "
-                "2 steps or more, or final='none'"
+                "2 steps or more, or final 'none'"
             )
         return method.grid(len(grid) - 2, self.grid)
 
@@ -159,7 +165,8 @@ def sample_indices(
     grid, sampler = walk.grid_for(method), walk.sampler_for(method)
     final = walk.final_for(method)
     if start is not None:
-        grid = start.shorten(grid)
+        knows_all = isinstance(method.denoiser(None), ScoreDenoiser)
+        grid = start.shorten(grid, method.process if knows_all else None)
     device = next(method.parameters()).device
     table = method.denoiser(None)  # coefficients of the grid, shared by all batches
     for first in range(0, len(indices), batch_size):
@@ -198,25 +205,31 @@ class Start:
 
     Args:
         x0: data (n, *event), one per sample.
-        strength: share of the time axis to go back, in (0, 1]; 1 forgets the data almost fully.
+        strength: how far to go back, in (0, 1]: to the ratio of signal to noise that ``STRENGTHS``
+            has at that time, whatever the model's own clock; 1 forgets the data almost fully.
     """
 
     x0: Tensor
     strength: float
 
-    def shorten(self, grid: Times) -> Times:
-        """Return the part of a grid to walk.
+    def shorten(self, grid: Times, process: LinearSDE | None = None) -> Times:
+        """Return the times to walk: the level of the strength, then those of the grid below it.
 
-        A grid of few steps starts at its own time nearest to the strength, the only ones that a
-        model of large steps knows; any grid keeps its times below the strength.
+        Args:
+            grid: decreasing, of the whole walk.
+            process: of a model that knows every time. None for one that knows those of the grid
+                alone, which then starts at the nearest of them.
 
         Raises:
             ConfigError: for a strength outside (0, 1].
         """
         if not 0 < self.strength <= 1:
             raise ConfigError(f"strength={self.strength} must lie in (0, 1]")
-        first = int((grid[:-1] - self.strength).abs().argmin())
-        return grid[first:]
+        if process is None or self.strength == 1:
+            return grid[int((grid[:-1] - self.strength).abs().argmin()) :]
+        t = process.time_of_log_snr(STRENGTHS.log_snr(self.strength))
+        t = t.clamp(2 * float(grid[-1]), float(grid[0]))
+        return torch.cat([t[None], grid[grid < t]])
 
     @staticmethod
     def noise(process: LinearSDE, x0: Tensor, t: float, origin: float, rng: Rng) -> Tensor:

@@ -57,7 +57,10 @@ def add(commands: Any) -> None:
     add_model(edit)
     edit.add_argument("image", help="picture to edit, or a folder of pictures")
     edit.add_argument(
-        "--strength", type=float, default=0.5, help="how far to go back, in (0, 1] (0.5)"
+        "--strength",
+        type=float,
+        default=0.5,
+        help="how far to go back, in (0, 1], the same noise for all models (0.5)",
     )
     edit.add_argument("-n", "--num", type=int, default=8, help="variations per picture (8)")
     add_walk(edit)

@@ -22,7 +22,7 @@ from trilemma.methods.weighting import Proposal, Weight
 from trilemma.parametrisation import VelocityNoise
 from trilemma.processes import LinearSDE
 from trilemma.rng import Pairing, Rng
-from trilemma.typing import Event, Final, State
+from trilemma.typing import Event, State
 
 __all__ = ["CLDSGM"]
 
@@ -45,7 +45,6 @@ class CLDSGM(ScoreMatching):
 
     default_sampler: ClassVar[str] = "gddim"
     default_grid: ClassVar[str] = "root"
-    default_final: Final = "x0"
 
     def __init__(
         self,

@@ -15,7 +15,6 @@ from trilemma.methods.weighting import Proposal, Weight
 from trilemma.parametrisation import Kind, Predict
 from trilemma.processes import VP, LinearSDE
 from trilemma.rng import Pairing
-from trilemma.typing import Final
 
 __all__ = ["DDPM"]
 
@@ -39,7 +38,6 @@ class DDPM(ScoreMatching):
 
     default_sampler: ClassVar[str] = "ancestral"
     default_grid: ClassVar[str] = "uniform"
-    default_final: Final = "x0"
 
     def __init__(
         self,

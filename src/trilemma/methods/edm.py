@@ -19,7 +19,6 @@ from trilemma.methods.weighting import EDMWeight, LogNormal, Proposal, Weight
 from trilemma.parametrisation import Preconditioned
 from trilemma.processes import VE, LinearSDE
 from trilemma.rng import Pairing
-from trilemma.typing import Final
 
 __all__ = ["EDM"]
 
@@ -42,7 +41,6 @@ class EDM(ScoreMatching):
 
     default_sampler: ClassVar[str] = "heun"
     default_grid: ClassVar[str] = "rho"
-    default_final: Final = "x0"
 
     def __init__(
         self,

@@ -34,7 +34,7 @@ from trilemma.methods.weighting import (
 from trilemma.parametrisation import Parametrisation, gaussian_part
 from trilemma.processes import LinearSDE, Transition, act, make_grid
 from trilemma.rng import Pairing, Rng
-from trilemma.typing import Event, Labels, State, Times
+from trilemma.typing import Event, Final, Labels, State, Times
 
 __all__ = ["ScoreMatching"]
 
@@ -57,6 +57,7 @@ class ScoreMatching(Method):
     """
 
     averaged = ("network",)
+    default_final: Final = "x0"
 
     def __init__(
         self,

@@ -81,8 +81,10 @@ class CLD(LinearSDE):
         jitter: float = 0.0,
     ) -> None:
         beta_max = beta_min if beta_max is None else beta_max
-        if not (beta_min >= 0 and beta_max >= 0 and max(beta_min, beta_max) > 0):
-            raise ConfigError(f"beta_min={beta_min} and beta_max={beta_max} must be positive")
+        if not (min(beta_min, beta_max) >= 0 and 0 < max(beta_min, beta_max) < math.inf):
+            raise ConfigError(
+                f"beta_min={beta_min}, beta_max={beta_max}: positive, finite ones needed"
+            )
         if not mass > 0:
             raise ConfigError(f"mass={mass} must be positive")
         friction = 2 * math.sqrt(mass) if friction is None else friction

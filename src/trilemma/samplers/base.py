@@ -103,6 +103,8 @@ class Sampler(ABC):
         self.check(denoiser)
         if final not in ("none", "drift", "x0"):
             raise ConfigError(f"final={final!r}: 'none', 'drift' or 'x0' is needed")
+        if final == "x0" and isinstance(denoiser, ScoreDenoiser):
+            denoiser.need_position()  # before the walk, not after it
         grid = self.thin(grid)
         carry: Any = None
         with torch.inference_mode():
