@@ -7,11 +7,13 @@ was wrong, 1 that something on the way failed.
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from trilemma.commands import about, convert, features, interpolate, judge, report, sample, train
-from trilemma.errors import TrilemmaError
+from trilemma.errors import NumericalError, TrilemmaError
 
 __all__ = ["main"]
 
@@ -29,6 +31,7 @@ EPILOG = """examples:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # retries, before an error
     parser = _parser()
     known, extra = parser.parse_known_args(arguments)
     try:
@@ -36,8 +39,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(f"unrecognized arguments: {' '.join(extra)}")
         known.extra = extra
         return int(known.run(known) or 0)
+    except NumericalError as error:
+        return _fail(str(error), 1)
     except TrilemmaError as error:
         return _fail(str(error), 2)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "out of memory" not in str(error):
+            raise
+        return _fail(f"out of memory; take smaller batches ({error})", 1)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
     except OSError as error:
@@ -49,8 +58,15 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser, and parsers of commands, whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        sys.exit(_fail(f"{message}; see {self.prog} --help", 2))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="trilemma",
         description="Train, sample and judge generative models: quality, coverage, speed.",
         epilog=EPILOG,

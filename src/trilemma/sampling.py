@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from trilemma.denoiser import ScoreDenoiser
-from trilemma.errors import ConfigError, nearest
+from trilemma.errors import ConfigError, NumericalError, nearest
 from trilemma.methods.base import Method, prior_sample
 from trilemma.processes import VP, LinearSDE, make_grid
 from trilemma.rng import Rng, SampleRng
@@ -161,6 +161,7 @@ def sample_indices(
     Raises:
         ConfigError: for a class label that the method does not know, or a sampler that does not
             fit.
+        NumericalError: for samples that are not finite.
     """
     grid, sampler = walk.grid_for(method), walk.sampler_for(method)
     final = walk.final_for(method)
@@ -194,6 +195,11 @@ def sample_indices(
         with torch.inference_mode():
             data = method.decode(u[:, 0], rng)
             path = [method.decode(z.to(data), rng).cpu() for z in states[:-1]] + [data.cpu()]
+        if not bool(path[-1].isfinite().all()):
+            raise NumericalError(
+                f"samples {chunk[0]} to {chunk[-1]} hold numbers that are not finite: the model's "
+                "weights are broken, or the walk is too coarse; take more steps or another sampler"
+            )
         if progress is not None:
             progress(len(chunk))
         yield Drawn(data, label, denoiser.nfe, torch.stack(path) if keep else None)

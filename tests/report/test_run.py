@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from trilemma.checkpoints import store
 from trilemma.cli import main
 from trilemma.errors import CheckpointError, ConfigError
 from trilemma.evaluation import evaluate_samples, read_npz, reference_data
@@ -294,6 +295,29 @@ def test_samples_of_a_file_that_are_too_few_or_damaged_have_a_row(tmp_path):
     report = run_report(models, PROTOCOL, tmp_path / "out", **FAST)
     assert "holds 30 samples, fewer than the 48" in report.cells[1].error
     assert "cannot read images" in report.models[2].error
+
+
+def test_a_misfit_in_the_first_place_has_a_row_and_the_rest_goes_on(tmp_path):
+    pictures = torch.zeros(NUM, 3, 32, 32, dtype=torch.uint8)
+    save_images(tmp_path / "colour.npz", pictures)
+    models = [str(tmp_path / "colour.npz"), "gan-mnist"]
+    report = run_report(models, PROTOCOL, tmp_path / "out", **FAST)
+    assert "draws (3, 32, 32), this report compares (1, 28, 28)" in report.models[0].error
+    assert [cell.model for cell in report.measured()] == ["gan-mnist"]
+    with pytest.raises(ConfigError, match=r"\(3, 32, 32\)"):
+        run_report(models[:1], PROTOCOL, tmp_path / "alone", **FAST)
+
+
+def test_weights_that_make_no_numbers_fail_their_row(tmp_path):
+    pipeline = load("gan-mnist")
+    torch.nn.init.constant_(next(pipeline.method.generator.parameters()), float("nan"))
+    stored = store.read(bundled_models()["gan-mnist"], "pipeline")
+    tensors = pipeline.method.sampling_state()
+    store.write(tmp_path / "broken.safetensors", "pipeline", tensors, stored.header)
+    models = [str(tmp_path / "broken.safetensors"), "gan-mnist"]
+    report = run_report(models, PROTOCOL, tmp_path / "out", **FAST)
+    assert "not finite" in report.cells[0].error
+    assert [cell.model for cell in report.measured()] == ["gan-mnist"]
 
 
 def test_more_patience_times_again(tmp_path):

@@ -284,6 +284,38 @@ def test_a_loss_that_is_not_finite_names_its_step_and_keeps_the_checkpoint(tmp_p
     assert not runs.differing(runs.final_state(tmp_path), whole("images", 0.2, 12))
 
 
+def test_weights_that_are_not_finite_are_never_saved(tmp_path):
+    """A gradient may break the weights while every loss was finite."""
+    method = runs.make_method("images")
+    weight, calls = next(method.generator.parameters()), []
+
+    def poison(gradient):
+        calls.append(1)
+        return gradient * float("nan") if len(calls) == 8 else gradient
+
+    weight.register_hook(poison)
+    with pytest.raises(NumericalError, match=r"generator.* is not finite after step 8"):
+        run("images", tmp_path, method=method, num_steps=8, keep=1)
+    state = runs.final_state(tmp_path)
+    assert int(state["step"]) == 4
+    assert all(torch.isfinite(v).all() for v in state.values() if v.is_floating_point())
+
+
+def test_a_second_signal_stops_at_once(tmp_path):
+    data = runs.make_data("images")
+
+    def hurry(call, x0):
+        if call == 3:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+        return x0
+
+    data.on_fetch = hurry
+    with pytest.raises(KeyboardInterrupt):
+        run("images", tmp_path, data=data)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_networks_are_given_back_after_an_error(tmp_path):
     method, data = runs.make_method("images"), runs.make_data("images")
     networks = method.generator, method.discriminator

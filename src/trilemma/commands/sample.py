@@ -80,6 +80,8 @@ def _sample(options: argparse.Namespace) -> int:
     check_counts(options, "num", "batch_size")
     if states is not None and (states < 2 or out.suffix != ".png"):
         raise ConfigError(f"--trajectory {states} needs at least 2 states, and -o out.png")
+    if out.suffix == "":
+        _check_folder(out, options.num)
     walk = walk_of(options)
     pipeline = load_model(options)
     is_table = "table" in pipeline.card
@@ -149,6 +151,17 @@ def _target(name: str) -> Path:
             f"-o {out}: give a name ending in .png or .npz, or a folder; .csv for rows"
         )
     return out
+
+
+def _check_folder(out: Path, num: int) -> None:
+    """Refuse a folder that holds other pictures, among which the new ones would be lost."""
+    names = sorted(path.name for path in out.glob("*.png"))
+    others = [n for n in names if not (Path(n).stem.isdigit() and int(Path(n).stem) < num)]
+    if others:
+        raise ConfigError(
+            f"-o {out}: the folder holds {others[0]} and {len(others) - 1} more pictures besides "
+            f"the {num} asked for; give an empty one"
+        )
 
 
 def _gather(images: Tensor, world: int) -> Tensor:

@@ -71,7 +71,11 @@ def _run(options: argparse.Namespace) -> int:
     is_main = int(os.environ.get("RANK", "0")) == 0
     if is_main:
         trainer.check_folder(out, resume=options.resume)
-        write_bytes(out / "config.yaml", dump_yaml(config).encode())
+
+    def started() -> None:
+        if is_main:
+            _tell_changes(out / "config.yaml", config)
+            write_bytes(out / "config.yaml", dump_yaml(config).encode())
 
     def export(path: Path, averaged: Any) -> None:
         card = {"recipe": Path(options.recipe).stem, "num_images": trainer.num_images}
@@ -88,12 +92,45 @@ def _run(options: argparse.Namespace) -> int:
 
     with _training_bar(trainer.num_images, is_main) as report:
         finished = trainer.fit(
-            method, data, out, config=config, resume=options.resume, export=export, report=report
+            method,
+            data,
+            out,
+            config=config,
+            resume=options.resume,
+            export=export,
+            report=report,
+            started=started,
         )
     if is_main:
         state = "finished" if finished else "stopped after saving; continue with --resume"
         console.print(f"{state}: {out}")
     return 0
+
+
+def _tell_changes(path: Path, config: dict[str, Any]) -> None:
+    """Name the settings that differ from those that the folder was trained with before."""
+    import yaml
+
+    try:
+        before = _flat(yaml.safe_load(path.read_text()))
+    except (OSError, yaml.YAMLError):
+        return  # a new run
+    now = _flat(config)
+    changes = [
+        f"{key} {before.get(key, 'absent')} -> {now.get(key, 'absent')}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key)
+    ]
+    if changes:
+        console.print(f"resuming with other settings: {', '.join(changes)}", soft_wrap=True)
+
+
+def _flat(node: Any, name: str = "") -> dict[str, Any]:
+    """Leaves of nested entries, by their dotted names."""
+    if not isinstance(node, dict):
+        return {name: list(node) if isinstance(node, tuple) else node}
+    parts = (_flat(value, f"{name}.{key}".lstrip(".")) for key, value in node.items())
+    return {key: value for part in parts for key, value in part.items()}
 
 
 def _take_columns(config: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from trilemma.data import Data, Toy
 from trilemma.errors import (
     CheckpointError,
     ConfigError,
+    DataError,
     TrilemmaError,
 )
 from trilemma.evaluation import read_npz
@@ -99,6 +100,19 @@ def _open(model: Model, device: str) -> Entry:
     return Entry(replace(model, **known, **_identity(file)), pipeline)
 
 
+def _fitting(entries: list[Entry], protocol: Protocol) -> tuple[Entry, Data]:
+    """The first entry that the data fit, and these; what fails for all fails for the first."""
+    reasons = []
+    for entry in entries:
+        if not entry.model.error:
+            assert entry.event_shape is not None
+            try:
+                return entry, protocol.real(entry.event_shape, entry.model.card)
+            except (ConfigError, DataError) as error:
+                reasons.append(error)
+    raise reasons[0]
+
+
 def _name(where: str) -> str:
     """What a report calls a model: the run's folder, or the file without its suffix."""
     path = Path(where)
@@ -116,7 +130,7 @@ def _identity(file: Path) -> dict[str, Any]:
 
 
 def common_data(entries: list[Entry], protocol: Protocol) -> tuple[tuple[int, ...], Data]:
-    """Open the data in the form of the first model; models of another form are set aside.
+    """Open the data in the form of the first model that fits; models of another are set aside.
 
     Args:
         entries: changed in place.
@@ -126,12 +140,11 @@ def common_data(entries: list[Entry], protocol: Protocol) -> tuple[tuple[int, ..
         Shape of one sample, and the real data.
 
     Raises:
-        ConfigError: if the data do not fit, or are rows of a table.
+        ConfigError: if the data fit no model, or are rows of a table.
     """
-    first = next(entry for entry in entries if not entry.model.error)
+    first, data = _fitting(entries, protocol)
     event_shape = first.event_shape
     assert event_shape is not None
-    data = protocol.real(event_shape, first.model.card)
     if len(event_shape) != 3 and not isinstance(data, Toy):
         raise ConfigError(
             "a report compares models of images or of points in the plane; judge models of tables "

@@ -130,7 +130,8 @@ def run_report(
     event_shape, data = common_data(entries, protocol)
     tasks = _tasks(entries, event_shape, data, protocol, folder, ladder, likelihood_num, jobs)
     done = _run_all(tasks, jobs, progress)
-    timed = [task for task in tasks if task.likelihood_num == 0]
+    drawn = {entry.model.name for entry in entries if entry.pipeline is not None}
+    timed = [task for task in tasks if task.likelihood_num == 0 and task.model.name in drawn]
     for i, task in enumerate(timed):
         progress(f"timing {task.name}", len(tasks) + i, len(tasks) + len(timed))
         done[task.name] = _timed(task, done[task.name], entries, patience)

@@ -136,9 +136,12 @@ def sample_grids(sheet: Sheet) -> Markup:
                 )
         figures.append(element("figure", body, element("figcaption", *caption), class_="tile"))
     seed = sheet.report.settings.get("seed")
+    has_files = any(model.family == "samples" for model in sheet.report.models)
+    drew = "Models drew" if has_files else "All drew"
     intro = (
-        f"All drew with the same seed{'' if seed is None else f' ({seed})'}; samples were not "
+        f"{drew} with the same seed{'' if seed is None else f' ({seed})'}; samples were not "
         "picked. Sample i stands in the same place of every grid"
+        + ("; those of files come as they were given" if has_files else "")
         if points is None
         else "Points that the models drew, on the same axes"
     )

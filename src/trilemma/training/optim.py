@@ -16,7 +16,10 @@ from torch import nn
 
 from trilemma.errors import ConfigError
 
-__all__ = ["Adam"]
+__all__ = ["LARGEST", "Adam"]
+
+LARGEST = 1e30
+"""Largest learning rate: a float32 holds it, and its product with a step."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Adam:
     by min(1, n / warmup_images); constant where ``decay_images`` is 0.
 
     Args:
-        lr: learning rate, > 0.
+        lr: learning rate, > 0 and at most ``LARGEST``.
         adam_betas: decay rates of the moments, in [0, 1).
         eps: added to the root of the second moment.
         weight_decay: decoupled weight decay; 0 is plain Adam. Coupled, added to the gradient, with
@@ -56,9 +59,10 @@ class Adam:
     maximum: bool = False
 
     def __post_init__(self) -> None:
-        if not self.lr > 0 or not all(0 <= beta < 1 for beta in self.adam_betas):
+        if not 0 < self.lr <= LARGEST or not all(0 <= beta < 1 for beta in self.adam_betas):
             raise ConfigError(
-                f"lr={self.lr} must be > 0 and adam_betas={self.adam_betas} in [0, 1)"
+                f"lr={self.lr} must be > 0, at most {LARGEST:g}, and adam_betas={self.adam_betas} "
+                "in [0, 1)"
             )
         if not min(self.weight_decay, self.clip_norm, self.final_lr, self.eps) >= 0:
             raise ConfigError(

@@ -169,6 +169,7 @@ class Trainer:
         resume: bool = False,
         export: Callable[[Path, Method], None] | None = None,
         report: Callable[[Progress], None] | None = None,
+        started: Callable[[], None] | None = None,
     ) -> bool:
         """Train, writing checkpoints, logs and sample grids to a folder.
 
@@ -180,16 +181,20 @@ class Trainer:
             resume: continue from the newest whole checkpoint in ``out``, if there is one.
             export: writes the file to sample from, given a path and the averaged method.
             report: receives a ``Progress`` every ``log_every`` steps, on the main process.
+            started: called once the networks are ready, restored if the run is resumed.
 
         Returns:
             True if training ran to its end, False if a signal stopped it after a save.
 
         Raises:
             ConfigError: for a tracker, precision or compiler that this machine does not have.
-            CheckpointError: if ``out`` already holds a run and ``resume`` is not set.
-            NumericalError: if a loss is not finite; the last good checkpoint stays.
+            CheckpointError: if ``out`` already holds a run and ``resume`` is not set, or one of
+                other networks, another batch size or another seed.
+            NumericalError: if a loss or a weight is not finite; the last good checkpoint stays.
         """
         run = self._start(method, data, Path(out), config or {}, resume)
+        if started is not None:
+            started()
         resumed = run.step * self.batch_size if run.step else None
         try:
             if self.trackers:
@@ -431,6 +436,7 @@ class Trainer:
 
     def _save(self, run: _Run, export: Callable[[Path, Method], None] | None) -> None:
         _raise_if_bad(run)
+        _raise_if_broken(run)
         if run.accelerator.is_main_process:
             tensors = {f"method.{k}": v for k, v in _named(run.raw)}
             for name, ema in run.emas.items():
@@ -441,6 +447,8 @@ class Trainer:
             scaler = run.accelerator.scaler
             header = {
                 "step": run.step,
+                "batch_size": self.batch_size,
+                "seed": self.seed,
                 "config": dict(run.config),
                 "ema_updates": {name: ema.num_updates for name, ema in run.emas.items()},
                 "scaler": scaler.state_dict() if scaler is not None else {},
@@ -456,6 +464,13 @@ class Trainer:
 
     def _restore(self, run: _Run, path: Path) -> None:
         stored = store.read(path, "training")
+        for name, now in (("batch_size", self.batch_size), ("seed", self.seed)):
+            before = stored.header.get(name, now)
+            if before != now:
+                raise CheckpointError(
+                    f"{run.out} was trained with {name} {before}, which decides where its data "
+                    f"and noise stand; asked for {now}: resume with {before}, or start another run"
+                )
         try:
             for name, network in run.raw.items():
                 network.load_state_dict(_below(stored.tensors, f"method.{name}."))
@@ -495,15 +510,17 @@ class _EndTrackers:
 
 @contextlib.contextmanager
 def _signals(run: _Run) -> Iterator[None]:
-    """SIGTERM and SIGINT ask the loop to save and stop."""
+    """SIGTERM and SIGINT ask the loop to save and stop; the second one stops at once."""
+    previous: dict[int, Any] = {}
 
     def stop(signum: int, frame: Any) -> None:
+        if run.asked:
+            signal.signal(signum, previous.get(signum, signal.SIG_DFL))
+            signal.raise_signal(signum)
         run.asked = True
 
-    try:
-        previous = {s: signal.signal(s, stop) for s in (signal.SIGTERM, signal.SIGINT)}
-    except ValueError:  # not the main thread, where signals cannot be handled
-        previous = {}
+    with contextlib.suppress(ValueError):  # not the main thread, where there are no signals
+        previous |= {s: signal.signal(s, stop) for s in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
@@ -601,8 +618,21 @@ def _checkpoints(out: Path) -> list[Path]:
 
 def _raise_if_bad(run: _Run) -> None:
     if run.first_bad is not None and int(run.first_bad) >= 0:
-        raise NumericalError(
-            f"the loss is not finite at step {int(run.first_bad)}; the last checkpoint in "
-            f"{run.out / 'checkpoints'} is good: lower the learning rate or take precision fp32 "
-            "or bf16, and --resume"
-        )
+        raise NumericalError(f"the loss is not finite at step {int(run.first_bad)}; {_way_on(run)}")
+
+
+def _raise_if_broken(run: _Run) -> None:
+    """Keep weights that are no numbers out of checkpoints; a finite loss may have broken them."""
+    tensors = [*_named(run.raw)]
+    tensors += [*_named({f"ema.{name}": ema.network for name, ema in run.emas.items()})]
+    for name, value in tensors:
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise NumericalError(f"{name} is not finite after step {run.step}; {_way_on(run)}")
+
+
+def _way_on(run: _Run) -> str:
+    """What to do after numbers were lost."""
+    change = "lower the learning rate or take precision fp32 or bf16"
+    if not _checkpoints(run.out):
+        return f"there is no checkpoint yet: {change}"
+    return f"the last checkpoint in {run.out / 'checkpoints'} is good: {change}, and --resume"
