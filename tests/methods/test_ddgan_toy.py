@@ -1,4 +1,8 @@
-"""The recipe for 25 Gaussians, with smaller networks and a shorter run, finds the modes."""
+"""The recipe for 25 Gaussians, with smaller networks and a shorter run, finds the modes.
+
+All else equal, a single step, a plain GAN, does not. Reached with the seeds 0 to 3: 25 modes and
+60 to 71 % near one for T = 4; 15 to 19 modes and 4 to 18 % for T = 1.
+"""
 
 import pytest
 import torch
@@ -22,10 +26,10 @@ SMALLER = {
 }
 
 
-def train(folder, seed) -> dict[str, float]:
-    """Train, and count modes and the share of samples near one, 2,500 samples."""
+def train(folder, seed, num_steps) -> dict[str, float]:
+    """Train with T = num_steps; count modes and the share near one, of 2,500 samples."""
     config = load_recipe("ddgan-25gaussians")
-    for key, value in {**SMALLER, "trainer.seed": seed}.items():
+    for key, value in {**SMALLER, "trainer.seed": seed, "method.num_steps": num_steps}.items():
         override(config, key, str(value))
     config = resolve(config)
     torch.manual_seed(seed)
@@ -49,7 +53,11 @@ def one_thread():
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_four_steps_find_the_modes(tmp_path):
-    found = train(tmp_path / "run", seed=0)
-    assert found["num_modes"] >= 23
-    assert found["high_quality"] >= 0.4
+def test_four_steps_find_the_modes_that_one_step_misses(tmp_path):
+    four = train(tmp_path / "four", seed=0, num_steps=4)
+    assert four["num_modes"] >= 24
+    assert four["high_quality"] >= 0.5
+    one = train(tmp_path / "one", seed=0, num_steps=1)
+    assert one["num_modes"] <= 20
+    assert one["num_modes"] < four["num_modes"]
+    assert one["high_quality"] < four["high_quality"] - 0.3

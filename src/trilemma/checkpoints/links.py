@@ -134,21 +134,22 @@ def without_prefix(state_dict: StateDict) -> dict[str, Tensor]:
     return official
 
 
-def ncsnpp_links(network: NCSNpp, frequencies: str = "") -> list[Link]:
+def ncsnpp_links(network: NCSNpp, frequencies: str = "", first: int = 0) -> list[Link]:
     """Pair the tensors of the U-Net; layers are numbered in the order of execution.
 
     Args:
         network: our network.
         frequencies: official name of the Fourier frequencies where they stand outside the list.
+        first: official number of our first layer, >= 0: how many unused ones stand before it.
     """
     names = {id(module): name for name, module in network.named_modules()}
     links, layers = [], list(_in_order(network))
     if frequencies and isinstance(layers[0], FourierEmbedding):
         links.append(Link(f"{names[id(layers.pop(0))]}.frequencies", (frequencies,)))
-    for index, module in enumerate(layers):
+    for place, module in enumerate(layers):
         for link in _layer_links(module):
             ours = f"{names[id(module)]}.{link.ours}"
-            theirs = tuple(f"all_modules.{index}.{name}" for name in link.theirs)
+            theirs = tuple(f"all_modules.{first + place}.{name}" for name in link.theirs)
             links.append(Link(ours, theirs, link.is_mix))
     return links
 

@@ -3,11 +3,14 @@
 Their files hold plain state dicts without configuration; ``trilemma.checkpoints.links`` says how
 names and layouts correspond.
 
-``args`` are the training arguments of the official command line, as a mapping.
+``args`` are the training arguments of the official command line, as a mapping or as the
+``argparse.Namespace`` that a training checkpoint holds. An argument that is absent or None has the
+default of that command line; ``ch_mult``, the widths of the levels, has none.
 """
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,6 +31,7 @@ from trilemma.networks.ncsnpp import NCSNpp
 
 __all__ = [
     "Link",
+    "OfficialArguments",
     "build_discriminator",
     "build_generator",
     "describe",
@@ -38,8 +42,13 @@ __all__ = [
     "load_generator",
 ]
 
+OfficialArguments = Mapping[str, Any] | argparse.Namespace
 
-def build_generator(args: Mapping[str, Any]) -> NCSNpp:
+_UNUSED_FREQUENCIES = "all_modules.0.W"
+"""Fourier frequencies, which stand in the list even where no time embedding uses them."""
+
+
+def build_generator(args: OfficialArguments) -> NCSNpp:
     """Build the generator that the official arguments describe, with fresh weights.
 
     Raises:
@@ -48,21 +57,29 @@ def build_generator(args: Mapping[str, Any]) -> NCSNpp:
     return NCSNpp(**describe(args))
 
 
-def describe(args: Mapping[str, Any]) -> dict[str, Any]:
+def describe(args: OfficialArguments) -> dict[str, Any]:
     """Return the arguments of ``NCSNpp`` that the official arguments stand for.
 
+    Without ``conditional`` there is no time embedding, whatever ``embedding_type`` says; the latter
+    still decides how the official layers are numbered.
+
     Raises:
-        CheckpointError: if an argument is missing or describes a network that never ran.
+        CheckpointError: if an argument is missing, unknown or describes a network that never ran.
     """
-    get = Arguments(args)
+    get = _checked(args)
+    embedding = get("embedding_type", "positional")
+    if embedding not in ("positional", "fourier"):
+        raise CheckpointError(
+            f"embedding_type={embedding!r} is no official time embedding: positional or fourier"
+        )
     if get("progressive", "none") == "residual":
         raise CheckpointError("progressive='residual' never ran officially; no weights exist")
     if get("resblock_type", "biggan") == "ddpm" and get("resamp_with_conv", True):
         raise CheckpointError("resblock_type='ddpm' needs resamp_with_conv=False, as officially")
     return {
-        "image_size": get("image_size"),
+        "image_size": get("image_size", 32),
         "in_channels": get("num_channels", 3),
-        "channels": get("num_channels_dae"),
+        "channels": get("num_channels_dae", 128),
         "channel_mult": list(get("ch_mult")),
         "num_res_blocks": get("num_res_blocks", 2),
         "attention_resolutions": list(get("attn_resolutions", (16,))),
@@ -74,70 +91,88 @@ def describe(args: Mapping[str, Any]) -> dict[str, Any]:
         "input_pyramid": get("progressive_input", "residual"),
         "combine": get("progressive_combine", "sum"),
         "output_pyramid": get("progressive", "none"),
-        "time_embedding": (
-            get("embedding_type", "positional") if get("conditional", True) else "none"
-        ),
+        "time_embedding": embedding if get("conditional", True) else "none",
         "fourier_scale": get("fourier_scale", 16.0),
-        "code_dim": get("nz"),
-        "style_dim": get("z_emb_dim"),
-        "num_mapping_layers": get("n_mlp") + 1,
+        "code_dim": get("nz", 100),
+        "style_dim": get("z_emb_dim", 256),
+        "num_mapping_layers": get("n_mlp", 3) + 1,
         "rescale_input": not get("centered", True),
         "tanh": not get("not_use_tanh", False),
     }
 
 
-def build_discriminator(args: Mapping[str, Any]) -> Discriminator:
+def build_discriminator(args: OfficialArguments) -> Discriminator:
     """Build the discriminator that the official arguments describe, with fresh weights.
 
     ``args`` hold ``ngf``, ``t_emb_dim`` and either ``nc`` (channels of a pair) or
     ``num_channels``; the size, "small" or "large", follows from ``image_size`` (small up to 32)
     unless ``cls`` names it.
+
+    Raises:
+        CheckpointError: for the geometric schedule.
     """
-    get = Arguments(args)
-    channels = get("nc") // 2 if "nc" in args else get("num_channels", 3)
-    name = args.get("cls", "small" if get("image_size", 32) <= 32 else "large")
+    get = _checked(args)
+    channels = get("nc", 2 * get("num_channels", 3)) // 2
+    name = get("cls", "small" if get("image_size", 32) <= 32 else "large")
     build = Discriminator.large if "large" in str(name) else Discriminator.small
     return build(channels, get("ngf", 64), get("t_emb_dim", 256))
 
 
-def load_generator(state_dict: StateDict, args: Mapping[str, Any]) -> NCSNpp:
+def load_generator(state_dict: StateDict, args: OfficialArguments) -> NCSNpp:
     """Return the official generator, to be called as (u_t, t, code) with integer steps t.
 
     Args:
         state_dict: official tensors, with or without the prefix ``module.``.
-        args: official arguments.
+        args: official arguments, as a mapping or a namespace.
 
     Raises:
-        CheckpointError: if a tensor is missing, left over or of another shape.
+        CheckpointError: if a tensor is missing, left over or of another shape, or the arguments
+            describe no network that ran.
     """
     network = build_generator(args)
-    unused = _dead(network, state_dict)
-    return fill(network, generator_links(network), state_dict, unused=unused)
+    unused, first = _dead(network, state_dict), 0
+    if network.time is None and _checked(args)("embedding_type", "positional") == "fourier":
+        unused, first = unused | {_UNUSED_FREQUENCIES}, 1
+    return fill(network, generator_links(network, first), state_dict, unused=unused)
 
 
-def load_discriminator(state_dict: StateDict, args: Mapping[str, Any]) -> Discriminator:
+def load_discriminator(state_dict: StateDict, args: OfficialArguments) -> Discriminator:
     """Return an official discriminator, to be called as (u_s, t, u_t) with integer steps t.
 
     The number of blocks in the state dict decides between "small" and "large".
 
+    Args:
+        state_dict: official tensors, with or without the prefix ``module.``.
+        args: official arguments, as a mapping or a namespace.
+
     Raises:
-        CheckpointError: if a tensor is missing, left over or of another shape.
+        CheckpointError: if a tensor is missing, left over or of another shape, or for the geometric
+            schedule.
     """
     is_large = any(name.removeprefix("module.").startswith("conv5.") for name in state_dict)
-    network = build_discriminator({**args, "cls": "large" if is_large else "small"})
+    network = build_discriminator({**_checked(args).args, "cls": "large" if is_large else "small"})
     return fill(network, discriminator_links(network), state_dict)
 
 
 def export_state(network: NCSNpp | Discriminator) -> dict[str, Tensor]:
-    """Return the weights under their official names and layouts; the inverse of loading."""
+    """Return the weights under their official names and layouts; the inverse of loading.
+
+    Official tensors that are never used are not kept: a network without time is numbered as with
+    ``embedding_type="positional"``.
+    """
     if isinstance(network, NCSNpp):
         return export(network, generator_links(network))
     return export(network, discriminator_links(network))
 
 
-def generator_links(network: NCSNpp) -> list[Link]:
-    """Pair all our tensors with official names."""
-    links = ncsnpp_links(network)
+def generator_links(network: NCSNpp, first: int = 0) -> list[Link]:
+    """Pair all our tensors with official names.
+
+    Args:
+        network: our generator.
+        first: official number of its first layer: 1 after unused Fourier frequencies, else 0.
+    """
+    links = ncsnpp_links(network, first=first)
     if network.mapping is not None:
         for i in range(1, len(network.mapping), 2):
             links += pair(f"mapping.{i}", f"z_transform.{i}")
@@ -155,6 +190,21 @@ def discriminator_links(network: Discriminator) -> list[Link]:
         links += pair(f"{ours}.time", f"{theirs}.dense_t1")
         links += [Link(f"{ours}.shortcut.weight", (f"{theirs}.skip.0.weight",))]
     return links + pair("final", "final_conv") + pair("out", "end_linear")
+
+
+def _checked(args: OfficialArguments) -> Arguments:
+    """Look-up of official arguments, once it is clear that their schedule is supported.
+
+    Raises:
+        CheckpointError: for the geometric schedule.
+    """
+    get = Arguments(vars(args) if isinstance(args, argparse.Namespace) else args)
+    if get("use_geometric", False):
+        raise CheckpointError(
+            "use_geometric=True is not supported: no published model uses it; only "
+            "use_geometric=False, the schedule of beta_min and beta_max, can be read"
+        )
+    return get
 
 
 def _dead(network: NCSNpp, state_dict: StateDict) -> set[str]:

@@ -268,10 +268,20 @@ class LinearSDE(ABC):
     ) -> Posterior:
         """Return q(u_s | u_t, u_origin) for origin <= s < t.
 
+        The published coefficients of denoising diffusion GANs with T steps, whose clean data live
+        at 1e-3, are ``VP().posterior(t, s, origin=1e-3)`` at neighbours s < t of
+        ``uniform_grid(T, 1e-3)``. With the default origin 0 they move by up to 1.1e-4 (T = 1) to
+        6.5e-4 (T = 8), and the last step, s = 1e-3, gets a variance of 1.1e-4 in place of zero.
+
         With Q_s the covariance of u_s around the datum, S = Psi Q_s Psi^T + Q that up to t, and
         the gain K = Q_s Psi^T S^-1, the law has mean A Psi_s u_o + K u_t and covariance
         A Q_s A^T + K Q K^T, where A = I - K Psi = (I + Q_s Psi^T Q^-1 Psi)^-1, written so that
         nothing cancels. At s = origin, without an initial covariance, it is exactly the point u_o.
+
+        Args:
+            t: later times, any shape.
+            s: earlier times, broadcastable with t.
+            origin: time of the clean datum u_o; 0 by default.
 
         Raises:
             ConfigError: unless origin <= s < t.

@@ -44,7 +44,10 @@ def uniform_grid(num_steps: int, t_min: float = 1e-3, t_max: float = 1.0) -> Tim
     """Equidistant grid t_0 = t_max > ... > t_N = t_min, N = num_steps.
 
     With t_min = 1e-3 this is the grid of denoising diffusion GANs (Xiao et al., 2022): the step of
-    index n goes from ``flip(grid)[n + 1]`` to ``flip(grid)[n]`` and clean data live at t_min.
+    index n goes from ``flip(grid)[n + 1]`` to ``flip(grid)[n]`` and clean data live at t_min. Their
+    posterior coefficients come out only if the origin is t_min too, which is not the default:
+    ``VP().posterior(grid[:-1], grid[1:], origin=1e-3)`` for ``grid = uniform_grid(T, 1e-3)``, the
+    step of index T - 1 first.
 
     Raises:
         ConfigError: unless num_steps >= 1 and 0 <= t_min < t_max <= 1.
