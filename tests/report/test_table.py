@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from examples import cell, records
+from examples import cell, classes, copied, records
 
 from trilemma.report.record import Model, Report
 from trilemma.report.table import table
@@ -84,3 +84,37 @@ def test_figures_of_different_protocols_are_not_ranked():
     other = tuple(replace(record, num_fake=100) for record in found.cells[1].records)
     found = replace(found, cells=(found.cells[0], replace(found.cells[1], records=other)))
     assert best(found, "distance") == []
+
+
+def text_of(found, title):
+    """Entries of a column, from the first row that is not of real data."""
+    made = table(found, found.cells)
+    (k,) = (k for k, column in enumerate(made.columns) if column.title == title)
+    return [row.entries[k].text for row in made.rows if row.entries and not row.is_reference]
+
+
+def test_quality_of_copies_is_marked_and_not_ranked():
+    found = report([(d, 0.01, 0.7, 0.8, 0.7, 0.9) for d in (0.2, 1.0, 2.0)])
+    assert best(found, "distance") == ["m0"] and "‡" not in table(found, found.cells).caption
+    flagged = replace(found.cells[0], memorisation=copied(0.3, True))
+    found = replace(found, cells=(flagged, *found.cells[1:]))
+    assert best(found, "distance") == ["m1"]
+    assert ["‡" in text for text in text_of(found, "distance")] == [True, False, False]
+    assert "‡ signs of copying" in table(found, found.cells).caption
+
+
+def test_a_class_that_is_hardly_ever_drawn_is_not_found():
+    found = report([(1.0, 0.1, 0.7, 0.8, 0.7, 0.9)] * 3)
+    ones = [1.0] * 10
+    counts = (classes(*ones), classes(*ones), classes(*ones))
+    counts[1][3] = 1  # one that was misread
+    counts[2][3] = 0
+    real = tuple(counts[0])
+    cells = [
+        replace(one, class_counts=tuple(drawn), real_class_counts=real)
+        for one, drawn in zip(found.cells, counts, strict=True)
+    ]
+    found = replace(found, cells=tuple(cells))
+    assert text_of(found, "modes found") == ["10 of 10", "9 of 10", "9 of 10"]
+    assert best(found, "modes found") == ["m0"]
+    assert "below a tenth of its share" in table(found, found.cells).caption

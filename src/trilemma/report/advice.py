@@ -5,23 +5,28 @@ Four questions, each with the cell that answers it and the reason. The rules:
 * *Quality* is the Fréchet distance to real data; without one, the share of points near a mode, or
   the divergence of the modes. Only cells of one protocol, the most frequent, are compared; others
   are left out, and so are samples from a file, which no model can draw again. ``basis`` says so.
-* A cell is *good enough* if its quality is at most twice the best distance of the report (the best
-  counts as no lower than the score of real data), or at least 90 % of the best share, and if no
-  class or mode of the data is missing. A class is missing below a tenth of its real share; modes
-  are missing if fewer than 98 % of those are found that as many perfect samples would hit.
+* A cell has a *flaw* if a class or mode of the data is missing, if its coverage or its recall is
+  below two thirds of what real data score, or if the check for copies of training data is flagged.
+  A class is missing below a tenth of its real share; modes are missing if fewer than 98 % of those
+  are found that as many perfect samples would hit.
+* A cell is *good enough* if it has no flaw and its quality is at most twice the best distance (the
+  best counts as no lower than the score of real data), or at least 90 % of the best share. The best
+  is that of the cells without a flaw, so copies never set the bar; of all if each has one.
 * *Fewest calls*: the cell that is good enough with the fewest network calls, then the better one.
   If still fewer calls are all that a reader has, the answer names what they buy: the best cell at
-  that price, and at each lower one. If no cell is good enough, the answer is the cell with the best
-  quality, and says that it is only the least bad.
+  that price, and at each lower one.
 * *Likelihood*: the model with the lowest bits per dimension, or nats where there are no bytes, and
-  what kind of number it is. A bound can only be too high. GANs have none.
-* *Best quality*: the best value; of all cells whose 95 % intervals meet that of the best, the
-  cheapest by time, or by calls where nothing was timed.
+  what kind of number it is. A bound can only be too high. GANs have none. Where nothing was
+  measured, the models that have one by their family: latent and score models.
+* *Best quality*: the best value of the cells that are good enough, whatever it costs. The reason
+  names the cheapest of those that are level with it, whose 95 % intervals meet its own: by time,
+  or by calls where not all were timed. It also names a better value that has a flaw.
 * *Fastest here*: the cell that is good enough with the least time per sample on this machine, in
   the largest batch that was timed; and what less time buys.
 
-A cell whose coverage is below two thirds of what real data score gets a warning, whatever is
-recommended: variety is what a reader does not see in a few pictures.
+If no cell is good enough, each answer is the one with the best quality, and says that it is only
+the least bad. Whatever is named comes with its flaws: variety and copies are what a reader does not
+see in a few pictures.
 """
 
 from __future__ import annotations
@@ -51,6 +56,12 @@ SHARE = 0.9
 FOUND = 0.98
 VARIED = 2 / 3
 NOT_MEASURED = "not measured; --likelihood N measures it on N held-out data"
+FLAWS = (
+    "a class or mode missing, coverage or recall below two thirds of what real data score, signs "
+    "of copying"
+)
+HAVE_LIKELIHOOD = ("lsgm", "cld", "ddpm", "edm", "vae")
+"""Families with a likelihood or a bound on it: by an encoder or by the probability flow."""
 QUESTIONS = (
     "Which model needs the fewest network calls?",
     "Which model gives likelihoods?",
@@ -122,7 +133,7 @@ class _Ranked:
         return f"at a distance of {spread_text(record)} to real data"
 
     def short(self, cell: Cell) -> str:
-        """The same in few words, and whether all is drawn."""
+        """The same in few words, whether all is drawn, and what to beware of."""
         record = self.quality[cell.key]
         if record.name == "high_quality":
             told = f"{percent(record.value)} of its points near a mode"
@@ -130,12 +141,14 @@ class _Ranked:
             told = f"modes uneven by {figure(record.value, 2)} nats"
         else:
             told = f"at a distance of {figure(record.value, 2)}"
-        missing = _missing(self.report, cell)
-        if missing:
-            return f"{told}, but {' and '.join(missing)}"
-        if cell.class_counts:
-            return f"{told}, all classes drawn"
-        return f"{told}, all modes drawn" if cell.record("num_modes") else told
+        flaws = (*_missing(self.report, cell), *_narrow(cell))
+        if flaws:
+            told += f", but {listed(flaws)}"
+        elif cell.class_counts:
+            told += ", all classes drawn"
+        elif cell.record("num_modes"):
+            told += ", all modes drawn"
+        return ". ".join([told, *(f"Beware: {what}" for what in _copied(cell))])
 
 
 def advice(report: Report) -> tuple[Advice, ...]:
@@ -167,12 +180,15 @@ def basis(report: Report) -> Basis:
         return Basis(explanation="", left_out="")
     record = next(iter(ranked.quality.values()))
     what, bar = words.things(report), figure(ranked.bar)
-    least = f"what real {what} score" if ranked.is_at_floor else "the lowest"
+    sound = " without a flaw" if any(not _flaws(report, cell) for cell in ranked.cells) else ""
+    least = f"what real {what} score" if ranked.is_at_floor else f"the lowest{sound}"
     real = "" if record.floor is None else f"; real {what} score {figure(record.floor, 2)}, not 0"
     if record.name == "high_quality":
         real = "" if record.floor is None else f"; real ones: {percent(record.floor)}"
         told = f"Quality is the share of points near a mode of the data: higher is better{real}."
-        near = f"a share of at least {percent(ranked.bar)}, {100 * SHARE:.0f} % of the highest"
+        near = (
+            f"a share of at least {percent(ranked.bar)}, {100 * SHARE:.0f} % of the highest{sound}"
+        )
     elif record.name == "mode_kl":
         told = (
             "Quality is how unevenly the modes of the data are drawn, in nats: lower is better"
@@ -190,7 +206,7 @@ def basis(report: Report) -> Basis:
     why = "Left out of these answers, for lack of a model or of figures that can be compared"
     left_out = f"{why}: {listed(out, 6)}." if out else ""
     return Basis(
-        explanation=f"{told} Good enough is {near}, with no class or mode missing.",
+        explanation=f"{told} Good enough is {near}, and no flaw. Flaws: {FLAWS}.",
         left_out=left_out,
     )
 
@@ -204,17 +220,17 @@ def _rank(report: Report) -> _Ranked:
     cells = tuple(ranking.groups(measured, [measure.name])[0])
     records = {cell.key: ranking.record_of(cell, measure.name) for cell in cells}
     quality = {key: record for key, record in records.items() if record is not None}
-    values = [record.value for record in quality.values()]
+    sound = [cell for cell in cells if not _flaws(report, cell)]
+    values = [quality[cell.key].value for cell in sound or cells]
     if measure.lower_is_better:
         floor = next(iter(quality.values())).floor or 0.0
         bar = FACTOR * max(min(values), floor)
-        near = [cell for cell in cells if quality[cell.key].value <= bar]
+        good = [cell for cell in sound if quality[cell.key].value <= bar]
         is_at_floor = min(values) <= floor
     else:
         bar, is_at_floor = SHARE * max(values), False
-        near = [cell for cell in cells if quality[cell.key].value >= bar]
-    good = tuple(cell for cell in near if not _missing(report, cell))
-    return _Ranked(report, quality, cells, good, bar, is_at_floor)
+        good = [cell for cell in sound if quality[cell.key].value >= bar]
+    return _Ranked(report, quality, cells, tuple(good), bar, is_at_floor)
 
 
 def _fewest_calls(ranked: _Ranked) -> Advice:
@@ -235,18 +251,24 @@ def _fewest_calls(ranked: _Ranked) -> Advice:
 
 
 def _fastest(ranked: _Ranked) -> Advice:
-    timed = [cell for cell in ranked.good if cell.speed]
+    timed = [cell for cell in ranked.good or ranked.cells if cell.speed]
     if not timed:
-        what = "Nothing was timed" if ranked.good else "No model is good enough"
         return Advice(
             question=QUESTIONS[3],
-            answer=f"{what}, so speed cannot be advised on.",
+            answer="Nothing was timed, so speed cannot be advised on.",
             cell="",
             reason="It would be the fastest of all that are good enough.",
         )
-    cell = min(timed, key=_time)
-    batch = max(speed.batch_size for speed in cell.speed)
+    batch = max(speed.batch_size for cell in timed for speed in cell.speed)
     machine = ranked.report.hardware.get("name") or "this machine"
+    if not ranked.good:
+        cell = min(timed, key=ranked.order)
+        answer = (
+            f"No model is good enough. The least bad is {cell.model}, in {duration(_time(cell))} "
+            f"on {machine}, {batch} at once, {ranked.told(cell)}."
+        )
+        return _advice(3, ranked, cell, answer, "The best quality of all that were timed.")
+    cell = min(timed, key=_time)
     answer = (
         f"{cell.model} draws {_thing(ranked.report)} in {duration(_time(cell))} on {machine}, "
         f"{batch} at once, {ranked.told(cell)}."
@@ -257,22 +279,33 @@ def _fastest(ranked: _Ranked) -> Advice:
 
 
 def _best_quality(ranked: _Ranked) -> Advice:
-    best = min(ranked.cells, key=ranked.order)
-    ends = interval_of(ranked.quality[best.key])
-    level = [c for c in ranked.cells if ends.meets(interval_of(ranked.quality[c.key]))]
-    timed = all(cell.speed for cell in level)
-    cell = min(level, key=lambda c: (_time(c) if timed else c.nfe, ranked.order(c)))
-    place = "the best" if cell == best else "as good as any"
-    answer = f"{words.cell_name(cell)} is {place}, {ranked.told(cell)}."
-    reason = "The best value of all."
-    if cell != best:
-        by = "takes the least time" if timed else "needs the fewest calls"
-        reason = (
-            f"The best value is {spread_text(ranked.quality[best.key])}, of "
-            f"{words.cell_name(best)}. {words.number(len(level)).capitalize()} ways to draw are "
-            f"level, for their 95 % intervals meet; of these the one recommended {by}."
+    first = min(ranked.cells, key=ranked.order)
+    if not ranked.good:
+        answer = (
+            f"No model is good enough. The least bad is {words.cell_name(first)}, "
+            f"{ranked.told(first)}."
         )
-    return _advice(2, ranked, cell, answer, reason)
+        return _advice(2, ranked, first, answer, "The best value of all.")
+    best = min(ranked.good, key=ranked.order)
+    answer = f"{words.cell_name(best)} is the best, {ranked.told(best)}."
+    reason = "The best value of all."
+    if ranked.badness(first) < ranked.badness(best):
+        reason = (
+            "The best value of all that are good enough. The best of all is "
+            f"{words.cell_name(first)}, {ranked.short(first)}."
+        )
+    ends = interval_of(ranked.quality[best.key])
+    level = [c for c in ranked.good if ends.meets(interval_of(ranked.quality[c.key]))]
+    timed = all(cell.speed for cell in level)
+    cheap = min(level, key=lambda c: (_time(c) if timed else c.nfe, ranked.order(c)))
+    if cheap != best:
+        by = f"takes the least time, {duration(_time(cheap))}" if timed else "needs fewest calls"
+        reason += (
+            f" {words.number(len(level)).capitalize()} ways to draw that are good enough are "
+            f"level, for their 95 % intervals meet; of these {words.cell_name(cheap)} {by}, "
+            f"{ranked.short(cheap)}."
+        )
+    return _advice(2, ranked, best, answer, reason)
 
 
 def _likelihoods(report: Report) -> Advice:
@@ -287,7 +320,13 @@ def _likelihoods(report: Report) -> Advice:
             why.setdefault(_why_not(model), []).append(model.name)
     without = [f"{listed(names)}: {reason}." for reason, names in why.items()]
     if not found:
+        able = [m for m in loaded if m.family in HAVE_LIKELIHOOD and _why_not(m) == NOT_MEASURED]
         answer = "Not measured." if NOT_MEASURED in why else "None of these."
+        if able:
+            verb = "has" if len(able) == 1 else "have"
+            families = listed(list(dict.fromkeys(words.family(model) for model in able)))
+            answer = f"{listed([model.name for model in able])} {verb} one, by family: {families}."
+            answer += " Values were not measured; --likelihood N measures them."
         reason = _joined(without or [_failures(report)])
         return Advice(question=QUESTIONS[1], answer=answer, cell="", reason=reason)
     best, *others = found
@@ -300,11 +339,13 @@ def _likelihoods(report: Report) -> Advice:
     notes = ['"At most" marks an upper bound, which can only be too high.'] if bounds else []
     if 0 < bounds < len(found):
         notes.append("The others are estimates: a model with a bound may be better than it looks.")
+    key = _default_cell(report, best)
+    copied = [what for cell in report.cells if cell.key == key for what in _copied(cell)]
     return Advice(
         question=QUESTIONS[1],
         answer=answer,
-        cell=_default_cell(report, best),
-        reason=_joined([*notes, *without]),
+        cell=key,
+        reason=_joined([*notes, *without, *(f"Beware: {what}." for what in copied)]),
     )
 
 
@@ -312,7 +353,7 @@ def _advice(number: int, ranked: _Ranked, cell: Cell, answer: str, reason: str) 
     """Advice with what to beware of."""
     if len(ranked.cells) == 1:
         reason = "There is no other to compare it with."
-    beware = [f"Beware: {what}." for what in (*_missing(ranked.report, cell), *_narrow(cell))]
+    beware = [f"Beware: {what}." for what in _flaws(ranked.report, cell)]
     return Advice(
         question=QUESTIONS[number], answer=answer, cell=cell.key, reason=_joined([reason, *beware])
     )
@@ -366,14 +407,33 @@ def _missing(report: Report, cell: Cell) -> tuple[str, ...]:
 
 
 def _narrow(cell: Cell) -> tuple[str, ...]:
-    """Words on a coverage far below that of real data."""
-    coverage = cell.record("coverage")
-    if coverage is None or coverage.floor is None or coverage.value >= VARIED * coverage.floor:
-        return ()
-    return (
-        f"much of the data is missing among its samples, for coverage is {coverage.value:.2f} "
-        f"where real data score {coverage.floor:.2f}",
+    """Words on a coverage or recall far below that of real data."""
+    found = [record for name in ("coverage", "recall") if (record := cell.record(name))]
+    return tuple(
+        f"{record.name} is {record.value:.2f} where real data score {record.floor:.2f}"
+        for record in found
+        if record.floor is not None and record.value < VARIED * record.floor
     )
+
+
+def _copied(cell: Cell) -> tuple[str, ...]:
+    """Words on a check for copies of training data that is flagged."""
+    if not cell.memorisation.get("is_flagged"):
+        return ()
+    share = _finite(cell.memorisation.get("share_copied"))
+    if math.isnan(share):
+        return ("signs of copying",)
+    return (
+        f"signs of copying, for {percent(share)} of its samples stand as close to one training "
+        "image as a copy would",
+    )
+
+
+def _flaws(report: Report, cell: Cell) -> tuple[str, ...]:
+    """All that keeps a cell from being good enough whatever its quality, in words."""
+    narrow = _narrow(cell)
+    variety = (f"much of the data is missing among its samples, for {listed(narrow)}",)
+    return (*_missing(report, cell), *(variety if narrow else ()), *_copied(cell))
 
 
 def _share(record: Record) -> str:

@@ -1,7 +1,8 @@
 """The table that compares cells: its columns, its entries, and which of them are best.
 
 Each figure stands beside what real data score, and the best of a column is marked together with
-all whose 95 % intervals meet it. Figures of different protocols are not ranked.
+all whose 95 % intervals meet it. Figures of different protocols are not ranked, and neither is the
+quality of samples that the check for copies of training data flags.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from trilemma.report.formats import (
     size_text,
 )
 from trilemma.report.intervals import interval_of
-from trilemma.report.ranking import MEASURES, groups, protocol, record_of
+from trilemma.report.ranking import MEASURES, groups, missing_classes, protocol, record_of
 from trilemma.report.record import Cell, Model, Report
 from trilemma.report.words import family, is_real, rung_name, short_protocol, things
 
 __all__ = ["Column", "Entry", "Row", "Table", "table"]
 
+QUALITY = ("distance", "high_quality")
 CLOSE = 0.02
 LEAST_MEMORY = 1_000_000
 """Bytes; an operating system reports less than this only by chance."""
@@ -34,6 +36,12 @@ SUSPECT = (
     f"{FLAG} coverage is below half of what real data score: precision and density can then be "
     "high for copies of few data, so do not read them as quality."
 )
+COPY = "‡"
+COPIED = (
+    f"{COPY} signs of copying: the check against training data is flagged, and copies score well "
+    "without being new, so this quality is not ranked."
+)
+RARE = "Modes found: a class that is drawn below a tenth of its share in real data is not found."
 
 
 @dataclass(frozen=True)
@@ -154,6 +162,10 @@ def _caption(columns: Sequence[Column], rows: Sequence[Row]) -> str:
         parts.append("Precision and density above those of real data count as level with them.")
     if any(FLAG in entry.text for entry in entries):
         parts.append(SUSPECT)
+    if any(COPY in entry.text for entry in entries):
+        parts.append(COPIED)
+    if any(c.record == "num_modes" for c in columns) and any(c.class_counts for c in cells):
+        parts.append(RARE)
     return " ".join([*parts, short_protocol(cells, *filter(None, (c.record for c in columns)))])
 
 
@@ -163,7 +175,7 @@ def _columns(report: Report) -> list[Column]:
     timed = sizes if len(sizes) <= 2 else [sizes[0], sizes[-1]]
     noun = things(report)[:-1]
     shown = {
-        "Quality": ("distance", "high_quality"),
+        "Quality": QUALITY,
         "Fidelity": ("precision", "density"),
         "Coverage": ("coverage", "recall", "num_modes", "mode_kl"),
     }
@@ -193,6 +205,10 @@ def _entry_of(name: str) -> Callable[[Model, Cell], Entry]:
         if record is None:
             return Entry()
         low, value, high = interval_of(record)
+        if name in QUALITY and cell.memorisation.get("is_flagged"):
+            shown = record_text(record) if name == "distance" else percent(value)
+            small = f"floor {figure(record.floor, 2)}" if name == "distance" else ""
+            return Entry(f"{shown} {COPY}", small)
         if name == "distance":
             text = record_text(record)
             return Entry(text, f"floor {figure(record.floor, 2)}", value, low, high)
@@ -220,7 +236,8 @@ def _modes(model: Model, cell: Cell) -> Entry:
     if not cell.class_counts:
         return Entry()
     real = [i for i in range(len(cell.class_counts)) if is_real(cell, i)]
-    hit = sum(cell.class_counts[i] > 0 for i in real)
+    rare = set(missing_classes(cell))
+    hit = sum(cell.class_counts[i] > 0 and i not in rare for i in real)
     return Entry(f"{hit:,} of {len(real):,}", "", hit)
 
 

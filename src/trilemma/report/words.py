@@ -45,8 +45,8 @@ DEFINITIONS = {
     "recall": "Recall: share of real data that lie near some drawn datum.",
     "coverage": "Coverage: share of real data whose nearest surroundings hold a drawn datum; what "
     "is low here is missing among the samples.",
-    "num_modes": "Modes found: kinds of data (classes, or centres of a mixture) of which at least "
-    "one was drawn.",
+    "num_modes": "Modes found: classes that are drawn at least a tenth as often as in real data, "
+    "or centres of a mixture of which at least one point was drawn.",
     "mode_kl": "Unevenness of the modes: divergence of the frequencies of the modes from those of "
     "real data, in nats; even a perfect sampler scores its floor.",
     "high_quality": "Near a mode: share of points within three standard deviations of the nearest "
@@ -140,11 +140,18 @@ def introduction(report: Report) -> str:
     what, num = things(report), report.settings.get("num")
     drew = f"{num:,} {what}" if isinstance(num, int) else what
     failed = len(report.models) - count
-    who = f"{number(count).capitalize()} generative model" + ("" if count == 1 else "s")
+    files = {model.name for model in report.models if model.family == "samples"}
+    num_files = len({cell.model for cell in report.measured()} & files)
+    num_models = count - num_files
+    counted = {
+        f"{number(num_models)} generative model{'' if num_models == 1 else 's'}": num_models,
+        f"{number(num_files)} {'file' if num_files == 1 else 'files'} of samples": num_files,
+    }
+    who = " and ".join(words for words, n in counted.items() if n).capitalize()
     each = "" if count == 1 else " each"
     left = f" ({number(failed)} more could not be measured)" if failed else ""
     return (
-        f"{who}{left} drew {drew}{each}, to be held against real data "
+        f"{who}{left} {'gave' if num_files else 'drew'} {drew}{each}, to be held against real data "
         f"({data_name(report)}). "
         "What is wanted of such a model pulls three ways: quality (do the "
         f"{what} look like real ones?), coverage (is every kind of them drawn?) and speed (what "
