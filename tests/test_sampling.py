@@ -137,7 +137,7 @@ def test_arguments_of_samplers():
         ("gdim", {}, "no sampler 'gdim'; did you mean 'gddim'"),
         ("euler", {}, "no sampler 'euler'.*'euler_maruyama'"),
         ("sscs", {"clock": True}, "sscs: no argument 'clock'.*'reference_clock'"),
-        ("ancestral", {"t_min": 0.0}, "ancestral: no argument 't_min'.*Allowed: none"),
+        ("ancestral", {"t_min": 0.0}, "ancestral: no argument 't_min'.*Allowed: 'variance'"),
         ("ode", {"rtol": -1.0}, r"rtol=-1\.0"),
     ],
 )

@@ -16,6 +16,7 @@ __all__ = [
     "Final",
     "Image",
     "Labels",
+    "OneTime",
     "SomeBlocks",
     "State",
     "Steps",
@@ -41,6 +42,8 @@ Steps = Int64[Tensor, " b"]
 """Indices of the large denoising steps, 0 = the last one, which returns clean data."""
 TimesOrSteps = Real[Tensor, " b"]
 """What a network is told about time: times in [0, 1], or step indices."""
+OneTime = Real[Tensor, ""]
+"""One of these for the whole batch."""
 Final = Literal["none", "drift", "x0"]
 """How sampling ends: at the earliest time of the grid; by one noiseless Euler step of the reverse
 SDE more, of length t_min; or with the prediction of clean data."""

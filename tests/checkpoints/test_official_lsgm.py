@@ -84,8 +84,9 @@ def test_recorded_outputs(letter):
     with torch.no_grad():
         close(network.network(x, t), file["raw_out_f64"].float(), 1e-5)
         close(network.network(x * file["is_active"], t), file["raw_out_masked"], 1e-5)
-        scalar = torch.full((len(x),), 0.25)
-        close(network.network(x, scalar), file["raw_out_scalar_t"], 1e-5)
+        close(network.network(x, torch.tensor(0.25)), file["raw_out_scalar_t"], 1e-5)
+        close(network(x, t), file["raw_out_f64"].float(), 1e-5)
+        close(network(x, torch.tensor(0.25)), file["raw_out_scalar_t"], 1e-5)
 
 
 @pytest.mark.parametrize("letter", SCORES)
@@ -107,8 +108,10 @@ def test_the_recorded_blend(letter):
     process = build_process({"sde_type": "vpsde", "beta_start": 0.1, "beta_end": 20.0})
     readout = Predict("eps", mixed_score=True).readout(process, t.double())
     gaussian = readout.gaussian[:, 0, 0].float()[:, None, None, None] * x
+    documented = process.marginal(t.double()).cov.sqrt().float()[..., None] * x  # sigma u
+    close(documented, gaussian, 1e-6)
     with torch.no_grad():
-        close(gaussian + network(x, t, gaussian=gaussian), file["mixed_out_vpsde"], 1e-5)
+        close(documented + network(x, t, gaussian=documented), file["mixed_out_vpsde"], 1e-5)
 
 
 @pytest.mark.parametrize("letter", SCORES)
@@ -120,6 +123,7 @@ def test_a_closed_channel_is_neither_seen_nor_shaped(letter):
     network.close(~active)
     with torch.no_grad():
         output = network(x, t, gaussian=torch.zeros_like(x))
+        close(network(x, t), file["raw_out_masked"], 1e-5)
     expected = network.share * file["raw_out_masked"]
     close(output, expected, 1e-5)
     assert float(output[:, ~active].abs().max()) < 1e-5
@@ -273,8 +277,9 @@ SDES = _golden("importance_sampling")[1]
 def test_recorded_times_and_weights(name):
     """Every mode: t, the weight of the prior's loss, and that of the likelihood."""
     file = _golden("importance_sampling")[0]
-    modes = {key.split("/")[2] for key in file if key.startswith(f"{name}/f64/")} - {"rescale_iw"}
-    assert len(modes) == (5 if "geometric" in name else 6)
+    modes = {key.split("/")[2] for key in file if key.startswith(f"{name}/f64/")}
+    assert len(modes) == (6 if "geometric" in name else 7)
+    assert "rescale_iw" in modes
     for mode in modes:
         expected = below(file, f"{name}/f64/{mode}/")
         t, own, wanted = time_weights(SDES[name], mode, file["rho"].double())
@@ -282,6 +287,45 @@ def test_recorded_times_and_weights(name):
         for ours, key in ((own, "obj_weight_t_p"), (wanted, "obj_weight_t_q")):
             theirs = expected[key].expand_as(ours)
             torch.testing.assert_close(ours, theirs, rtol=2e-11, atol=0, msg=f"{mode} {key}")
+
+
+@pytest.mark.parametrize("mode", ["ll_uniform", "rescale_iw", "drop_all_iw"])
+def test_times_and_weights_are_float64(mode):
+    rho = torch.tensor([0.1, 0.7])
+    found, expected = (time_weights(SDES["vpsde_default"], mode, r) for r in (rho, rho.double()))
+    for given, wanted in zip(found, expected, strict=True):
+        assert given.dtype == torch.float64
+        assert torch.equal(given, wanted)
+
+
+SUB_VP = {**SDES["sub_vpsde"], "sigma2_0": 0.01}
+
+
+def test_sub_vp_starts_at_its_variance():
+    """(1 - e^-B)^2 + s0 e^-B."""
+    process, t = build_process(SUB_VP), torch.tensor([0.0, 0.3, 1.0], dtype=torch.float64)
+    kept = torch.exp(-(0.1 * t + 19.9 * t.square() / 2))
+    variance = process.marginal(t).cov[:, 0, 0]
+    torch.testing.assert_close(variance, (1 - kept).square() + 0.01 * kept, rtol=1e-12, atol=0)
+
+
+def test_sub_vp_with_a_variance_draws_the_times_of_vp():
+    """The published formulas of ll_iw, with V = 1 - (1 - s0) e^-B: V_e^(1 - rho) V_1^rho."""
+    rho = torch.tensor([0.05, 0.4, 0.9], dtype=torch.float64)
+    t, own, wanted = time_weights(SUB_VP, "ll_iw", rho)
+    ends = torch.tensor([SUB_VP["time_eps"], 1.0], dtype=torch.float64)
+
+    def kept(t):
+        return torch.exp(-(0.1 * t + 19.9 * t.square() / 2))
+
+    first, last = 1 - 0.99 * kept(ends)
+    full = 1 - 0.99 * kept(t)
+    torch.testing.assert_close(full, first ** (1 - rho) * last**rho, rtol=1e-10, atol=0)
+    beta, var = 0.1 + 19.9 * t, (1 - kept(t)).square() + 0.01 * kept(t)
+    power = beta * (1 - kept(t).square())
+    weight = power / (2 * var) * torch.log(last / first) * full / ((1 - full) * beta)
+    torch.testing.assert_close(own, weight, rtol=1e-9, atol=0)
+    torch.testing.assert_close(wanted, weight, rtol=1e-9, atol=0)
 
 
 # ------------------------------------------------------------------------ methods
@@ -316,9 +360,19 @@ def test_published_flags_and_recipes_agree(preset):
     assert first["init_args"]["autoencoder"] == ours["init_args"]["autoencoder"]
 
 
-def test_a_described_method_computes():
+def test_rescaled_errors_have_uniform_times():
+    """In spite of the name."""
+    flags = {**OFFICIAL_LSGM["mnist"], "iw_sample_p": "rescale_iw"}
+    prior = describe_method(flags)["init_args"]["prior"]["init_args"]
+    assert prior["weight"] == {"class_path": "Rescaled"}
+    assert prior["proposal"] == {"class_path": "UniformTimes"}
+
+
+@pytest.mark.parametrize("mode", ["ll_iw", "rescale_iw"])
+def test_a_described_method_computes(mode):
     flags = {
         **OFFICIAL_LSGM["mnist"],
+        "iw_sample_p": mode,
         "num_channels_enc": 4,
         "num_channels_dec": 4,
         "num_channels_dae": 8,
@@ -391,9 +445,18 @@ def test_other_flags_than_those_of_the_weights_are_refused(official, change):
         ({"num_scales_dae": 2, "dataset": "celeba_256"}, "num_scales_dae=2 with celeba_256"),
         ({"embedding_type": "learned"}, "embedding_type='learned'"),
         ({"sde_type": "cld"}, "sde_type='cld'"),
-        ({"sde_type": "sub_vpsde", "sigma2_0": 0.1}, "sub_vpsde with sigma2_0=0.1"),
         ({"sde_type": "vesde", "sigma2_0": 0.1}, "vesde needs sigma2_0=0.1"),
-        ({"iw_sample_p": "rescale_iw"}, "iw_sample_p='rescale_iw'"),
+        ({"iw_sample_p": "rescale_uniform"}, "did you mean 'rescale_iw'"),
+        (
+            {
+                "iw_sample_p": "rescale_iw",
+                "sde_type": "vesde",
+                "sigma2_0": 1e-4,
+                "sigma2_min": 1e-4,
+                "sigma2_max": 400.0,
+            },
+            "negative weights under vesde",
+        ),
         ({"iw_sample_p": "ll"}, "iw_sample_p='ll'"),
     ],
 )

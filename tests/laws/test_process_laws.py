@@ -8,13 +8,24 @@ from oracles import BareVP, Coupled, Langevin, bayes_posterior, examples, name_o
 from torch.distributions import MultivariateNormal
 
 from trilemma.errors import ConfigError
-from trilemma.processes import CLD, VE, VP, GeometricVP, LinearSDE, Transition, act, uniform_grid
+from trilemma.processes import (
+    CLD,
+    VE,
+    VP,
+    GeometricVP,
+    LinearSDE,
+    SubVP,
+    Transition,
+    act,
+    uniform_grid,
+)
 
 OURS = [
     *examples(LinearSDE),
     VP(0.0, 5.0),
     VP(1.0, 1.0),
     VP(1e-3, 40.0, init_var=1e-4),
+    SubVP(init_var=1e-5),
     GeometricVP(1e-4, 0.9, init_var=0.0),
     VE(sigma_max=80.0, clock="linear"),
     CLD(0.1, 7.0),

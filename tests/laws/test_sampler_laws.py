@@ -61,6 +61,7 @@ PROCESSES = {
 }
 SAMPLERS = {
     "ancestral": Ancestral(),
+    "ancestral, forward": Ancestral(variance="forward"),
     "euler_maruyama": EulerMaruyama(),
     "predictor_corrector": PredictorCorrector(),
     "two corrections": PredictorCorrector(num_corrections=2, snr=0.3),
@@ -222,7 +223,10 @@ def test_a_noise_level_needs_one_block(sampler):
     refused(SAMPLERS[sampler], ExactScore(Mixture.example(), CLD()), f"one block, CLD.*{words}")
 
 
-@pytest.mark.parametrize("sampler", ["gddim 1", "gddim, noise", "ancestral", "predictor_corrector"])
+@pytest.mark.parametrize(
+    "sampler",
+    ["gddim 1", "gddim, noise", "ancestral", "ancestral, forward", "predictor_corrector"],
+)
 def test_the_score_of_positions_is_needed(sampler):
     refused(SAMPLERS[sampler], velocity_only(), "use sscs or euler_maruyama, or train with hybrid")
 
@@ -253,6 +257,7 @@ def test_unknown_ends_are_refused():
         (lambda: GDDIM(num_history=1, stochasticity=-1.0), "stochasticity=-1.0"),
         (lambda: GDDIM(num_history=1, stochasticity=math.nan), "stochasticity=nan"),
         (lambda: unchecked(GDDIM, factor="round"), "'rotated' or 'cholesky'"),
+        (lambda: unchecked(Ancestral, variance="beta"), "variance='beta'.*'forward'"),
         (lambda: Heun(churn=-1.0), "churn=-1.0"),
         (lambda: Heun(churn_min=2.0, churn_max=1.0), "churn_max=1.0"),
         (lambda: unchecked(ODE, solver="rk5"), "rk4"),
@@ -423,6 +428,12 @@ def bayes(p):
     return p.wide(on_state) + onto @ gain, onto @ shift, p.wide(cov)
 
 
+def with_forward_noise(p):
+    """The posterior's mean, with the noise that gathers from s to t."""
+    matrix, offset, _ = bayes(p)
+    return matrix, offset, p.solved(p.drift, noise=p.noise, ends=(p.s, p.t))[2]
+
+
 def slope(p, t):
     """Matrix and offset of the probability flow."""
     pull, push = p.score(t)
@@ -485,6 +496,7 @@ STEPS = {
     "dpm_solver": lambda p: frozen_data(p, stochastic=False),
     "dpm_solver, noise": lambda p: frozen_data(p, stochastic=True),
     "ancestral": bayes,
+    "ancestral, forward": with_forward_noise,
     "heun": trapezoid,
     "heun, churn": lambda p: churned(p, 5.0, 1.0),
     "heun, much churn": lambda p: churned(p, 5.0, 1.1),
@@ -560,6 +572,7 @@ ONE = ("vp", "sub-vp", "ve", "ve-linear", "geometric")
 TWO = ("cld", "cld-linear")
 IN_LAW = [
     ("ancestral", (*ONE, *TWO), 80),
+    ("ancestral, forward", (*ONE, *TWO), 80),
     ("euler_maruyama", ("vp", "sub-vp", "ve-linear", "geometric", *TWO), 160),
     ("sscs", (*ONE, *TWO), 160),
     ("sscs, reference clock", ("sub-vp", "cld-linear"), 160),
@@ -655,6 +668,32 @@ def test_ancestral_sampling_is_exact_for_a_perfect_generator(num_steps):
     found_mean, found_cov = affine_law(end)
     torch.testing.assert_close(found_mean, data.mean, rtol=1e-9, atol=1e-10)
     torch.testing.assert_close(found_cov, data.cov, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 8])
+def test_forward_noise_is_right_for_data_that_are_the_prior(num_steps):
+    """However large the steps of VP are; the posterior's noise is too little there."""
+    data, grid = Mixture.round(torch.zeros(1, 2), torch.ones(1)), uniform_grid(num_steps, 0.1)
+    found = {}
+    for variance in ("forward", "posterior"):
+        rng = BasisRng(2 * (1 + num_steps))
+        sampler = Ancestral(variance=variance)
+        end = sampler.run(ExactScore(data, VP()), rng.normal(1, 2), grid, rng)
+        found[variance] = affine_law(end)[1]
+    eye = torch.eye(2, dtype=torch.float64)
+    torch.testing.assert_close(found["forward"], eye, rtol=1e-9, atol=1e-10)
+    assert bool((found["posterior"].diagonal() < 0.999).all())
+
+
+def test_forward_noise_leaves_the_last_step_alone():
+    """No noise where clean data live, nor a number drawn for it, also from an initial variance."""
+    data, process = Mixture.example(), GeometricVP(1e-2, 0.9, init_var=1e-2)
+    rng = BasisRng(2 * 2)
+    end = Ancestral(variance="forward").run(
+        ExactScore(data, process), rng.normal(1, 2), uniform_grid(2, 0.0), rng
+    )
+    assert rng.used == 2 * 2
+    assert bool(end.isfinite().all())
 
 
 def point():

@@ -11,6 +11,7 @@ from trilemma.methods import (
     Importance,
     Likelihood,
     LogNormal,
+    Rescaled,
     Reweighted,
     UniformTimes,
     UniformWeight,
@@ -28,7 +29,10 @@ PROCESSES = [
     CLD(0.1, 7.0, jitter=1e-6),
 ]
 ONE_BLOCK = [p for p in PROCESSES if p.num_blocks == 1]
+BELOW_ONE = [p for p in ONE_BLOCK if float(p.prior_cov()) == 1]
 WEIGHTS = [UniformWeight(), Reweighted(), Likelihood()]
+PAIRS = [(process, weight) for process in PROCESSES for weight in WEIGHTS]
+PAIRS += [(process, Rescaled()) for process in BELOW_ONE]
 T = torch.tensor([1e-4, 0.01, 0.3, 0.8, 1.0], dtype=torch.float64)
 
 
@@ -68,6 +72,30 @@ def test_weights_of_the_noise(process):
     likelihood = Likelihood().matrix(process, T, 1e-5)
     expected = inverse @ power @ inverse.mT / 2
     assert ((likelihood - expected).abs() <= 1e-9 * expected.abs().amax((1, 2), True)).all()
+
+
+def test_rescaled_errors_of_normal_data_are_alike():
+    """Exact predictions of noise in normal data err by 1 - sigma^2, where the process keeps them.
+
+    By conditioning: eps given u = alpha x + sigma eps has the variance 1 - sigma^2 / Var u.
+    """
+    assert {type(process) for process in BELOW_ONE} == {VP, SubVP, GeometricVP}
+    for process in BELOW_ONE:
+        kernel = process.marginal(T)
+        weight = Rescaled().matrix(process, T, 1e-5)
+        close(weight, 0.5 / (1 - kernel.cov))
+        assert torch.equal(Rescaled().matrix(process, T, 1e-5, kernel), weight)
+        start = process.init_var
+        power = kernel.mean_matrix.square() * (1 - start)
+        error = 1 - kernel.cov / (kernel.cov + power)
+        if not isinstance(process, SubVP):
+            close(weight * error, torch.full_like(weight, 0.5))
+
+
+@pytest.mark.parametrize("process", [VE(), CLD()], ids=repr)
+def test_rescaling_needs_one_block_and_a_variance_below_one(process):
+    with pytest.raises(ConfigError, match=r"Rescaled needs one block and a variance below 1"):
+        Rescaled().matrix(process, T, 1e-5)
 
 
 def test_the_likelihood_of_one_block_counts_the_speed_of_the_noise_level():
@@ -114,9 +142,19 @@ def test_uniform_times():
     assert torch.equal(draw.ratio, torch.ones_like(r))
 
 
+@pytest.mark.parametrize(
+    "proposal", [UniformTimes(), LogNormal(), Importance(Likelihood())], ids=name_of
+)
+def test_times_are_float64_whatever_the_uniform_numbers_are(proposal):
+    r = stratified(5).float()
+    draw, expected = (proposal.draw(VP(), x, 1e-2) for x in (r, r.double()))
+    for given, wanted in zip(draw, expected, strict=True):
+        assert given.dtype == torch.float64
+        assert torch.equal(given, wanted)
+
+
 @pytest.mark.parametrize("t_min", [1e-5, 1e-2])
-@pytest.mark.parametrize("weight", WEIGHTS, ids=name_of)
-@pytest.mark.parametrize("process", PROCESSES, ids=repr)
+@pytest.mark.parametrize(("process", "weight"), PAIRS, ids=name_of)
 def test_importance_is_unbiased(process, weight, t_min):
     """E_q[ratio f] = mean of f over time, for what the weight multiplies."""
     draw = Importance(weight, data_var=None).draw(process, stratified(20_000), t_min)
@@ -134,6 +172,7 @@ FLATTENED = [
     for process in PROCESSES
     for weight in [*WEIGHTS, *([EDMWeight()] if process.num_blocks == 1 else [])]
 ]
+FLATTENED += [(process, Rescaled()) for process in BELOW_ONE]
 
 
 @pytest.mark.parametrize(("process", "weight"), FLATTENED, ids=lambda part: type(part).__name__)

@@ -192,3 +192,11 @@ def test_dropout_is_off_in_eval_mode():
     assert torch.equal(network(u, t), network(u, t))
     network.train()
     assert not torch.equal(network(u, t), network(u, t))
+
+
+@pytest.mark.parametrize("embedding", ["positional", "fourier_linear", "none"])
+def test_one_time_serves_the_whole_batch(embedding):
+    network = excite(NCSNpp(**{**TINY, "time_embedding": embedding}))
+    u, t = torch.randn(3, 3, 8, 8), torch.tensor(0.25)
+    with torch.no_grad():
+        assert torch.equal(network(u, t), network(u, t.expand(3)))

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from oracles import unchecked
+from scipy.integrate import solve_ivp
 
 from trilemma.errors import ConfigError
 from trilemma.processes import VE, VP, GeometricVP, SubVP
@@ -37,6 +38,27 @@ def test_sub_vp_between_two_times():
     early, late = (float(process.beta_integral(0.0, x)) for x in (s, t))
     expected = (1 - math.exp(early - late)) * (1 - math.exp(-early - late))
     assert float(process.transition(s, t).cov) == pytest.approx(expected, rel=1e-13)
+
+
+def test_sub_vp_starts_at_its_initial_variance():
+    """(1 - e^-B)^2 + s0 e^-B, solved from d var / dt = -beta var + g^2 besides."""
+    process = SubVP(0.1, 20.0, init_var=0.01)
+    assert float(process.marginal(0.0).cov) == 0.01
+    integral = process.beta_integral(0.0, T)
+    expected = torch.expm1(-integral).square() + 0.01 * torch.exp(-integral)
+    close(entry(process.marginal(T).cov), expected)
+    path = solve_ivp(
+        lambda t, var: (
+            -float(process.beta(t)) * var
+            + float(process.diffusion_matrix(torch.tensor(t, dtype=torch.float64))) ** 2
+        ),
+        (0.0, 1.0),
+        [0.01],
+        t_eval=T.numpy(),
+        rtol=1e-10,
+        atol=1e-14,
+    )
+    torch.testing.assert_close(torch.from_numpy(path.y[0]), expected, rtol=1e-8, atol=0.0)
 
 
 def test_sub_vp_keeps_its_digits_at_small_times():
@@ -126,6 +148,7 @@ def test_vp_starts_at_its_initial_variance():
     [
         (lambda: SubVP(-0.1), "beta_min"),
         (lambda: SubVP(1.0, 0.5), "beta_max"),
+        (lambda: SubVP(init_var=-0.1), "init_var"),
         (lambda: VP(init_var=-0.1), "init_var"),
         (lambda: VP(init_var=1.5), "init_var"),
         (lambda: unchecked(VE, clock="sine"), "clock"),

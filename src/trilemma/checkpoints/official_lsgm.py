@@ -39,6 +39,7 @@ from trilemma.methods.weighting import (
     Importance,
     Likelihood,
     Proposal,
+    Rescaled,
     Reweighted,
     UniformTimes,
     UniformWeight,
@@ -90,11 +91,17 @@ _FREQUENCIES, _BLEND, _START = "temb_fun.w", "mixing_logit", "prior_ftr0"
 _EARLIEST = 1e-9
 """Training time that stands for the published 0: losses agree to 1e-11 for a geometric variance."""
 _CELLS = {"res_mbconv": "inverted", "res_bnswish": "residual"}
-_MODES: dict[str, Callable[[], Weight]] = {
+_WEIGHTS: dict[str, Callable[[], Weight]] = {
     "ll": Likelihood,
     "drop_all": UniformWeight,
     "drop_sigma2t": Reweighted,
 }
+_MODES = {
+    f"{name}_{times}": (weight, times == "iw")
+    for name, weight in _WEIGHTS.items()
+    for times in ("uniform", "iw")
+} | {"rescale_iw": (Rescaled, False)}
+"""Weight of the prior's loss in an official mode, and whether times follow it."""
 
 _COMMON: dict[str, Any] = {
     "use_se": True,
@@ -252,8 +259,9 @@ OFFICIAL_LSGM: dict[str, dict[str, Any]] = {
 def load(state: StateDict, config: Mapping[str, Any]) -> NVAE | MixedScore:
     """Return the official network that a state dict belongs to, in eval mode.
 
-    The autoencoder is an ``NVAE``; the prior's network is called as (u, t, None, None,
-    gaussian=sigma u / (alpha^2 data_var + sigma^2)), and its part ``network`` as (u, t).
+    The autoencoder is an ``NVAE``. The prior's network gives the raw prediction eps' as
+    ``net(u, t)``, and the mixed one as ``gaussian + net(u, t, gaussian=gaussian)`` with gaussian =
+    sigma u / (alpha^2 data_var + sigma^2); for VP without an initial variance that is sigma u.
 
     Args:
         state: official tensors, with or without the prefix ``module.``.
@@ -452,11 +460,8 @@ def describe_process(config: Mapping[str, Any]) -> dict[str, Any]:
     start = float(get("sigma2_0", 0.0))
     if kind in ("vpsde", "sub_vpsde"):
         rates = {"beta_min": get("beta_start", 0.1), "beta_max": get("beta_end", 20.0)}
-        if kind == "sub_vpsde" and start:
-            raise CheckpointError(f"sub_vpsde with sigma2_0={start} is not supported: it must be 0")
-        if kind == "sub_vpsde":
-            return {"class_path": "SubVP", "init_args": rates}
-        return {"class_path": "VP", "init_args": {**rates, "init_var": start}}
+        name = "SubVP" if kind == "sub_vpsde" else "VP"
+        return {"class_path": name, "init_args": {**rates, "init_var": start}}
     low, high = float(get("sigma2_min", 1e-4)), float(get("sigma2_max", 0.99))
     if kind == "geometric_sde":
         variances = {"var_min": low, "var_max": high, "init_var": start}
@@ -490,10 +495,15 @@ def describe_method(config: Mapping[str, Any]) -> dict[str, Any]:
     get, autoencoder = Arguments(config), describe_autoencoder(config)
     channels = autoencoder["num_groups"] * autoencoder["latent_channels"]
     mode = str(get("iw_sample_p", "ll_uniform"))
-    weight = type(_weight(mode)).__name__
+    kind, is_importance = _mode(mode)
+    weight, process = type(kind).__name__, describe_process(config)
+    if isinstance(kind, Rescaled) and process["class_path"] == "VE":
+        raise CheckpointError(
+            "iw_sample_p='rescale_iw' has negative weights under vesde: choose another mode"
+        )
     data_var = 1.0 - float(get("sigma2_0", 0.0))
     proposal: dict[str, Any] = {"class_path": "UniformTimes"}
-    if mode.endswith("_iw"):
+    if is_importance:
         arguments = {"weight": {"class_path": weight}, "data_var": data_var}
         proposal = {"class_path": "Importance", "init_args": arguments}
     blend = {
@@ -502,7 +512,7 @@ def describe_method(config: Mapping[str, Any]) -> dict[str, Any]:
         "logit": float(get("mixing_logit_init", -3.0)),
     }
     prior = {
-        "process": describe_process(config),
+        "process": process,
         "network": {"class_path": "MixedScore", "init_args": blend},
         "mixed_score": True,
         "data_var": data_var,
@@ -527,14 +537,15 @@ def time_weights(
 
     In this package weight, proposal and process are independent (``trilemma.methods.weighting``);
     officially one mode names a combination. Uniform modes average over [time_eps, 1], importance
-    modes integrate. For ``drop_all_iw`` the official normaliser holds e^{k/2} where the integral
-    has e^{beta_start k/2}, k = beta_start / (beta_end - beta_start); it is followed here, and here
-    alone.
+    modes integrate; ``rescale_iw`` is uniform in spite of its name. For ``drop_all_iw`` the
+    official normaliser holds e^{k/2} where the integral has e^{beta_start k/2}, k = beta_start /
+    (beta_end - beta_start); it is followed here, and here alone. So is ``rescale_iw`` under vesde,
+    whose weight p = 1 / (2 (1 - sigma^2)) turns negative.
 
     Args:
         config: official flags of the process, and ``time_eps``.
         mode: official name, such as "ll_iw", "drop_all_uniform" or "drop_sigma2t_iw".
-        uniform: uniform numbers rho (b), float64.
+        uniform: uniform numbers rho (b).
 
     Returns:
         Times, the weight p of the prior's loss, and the weight q that makes the same samples an
@@ -543,30 +554,34 @@ def time_weights(
     Raises:
         CheckpointError: for a mode that is not supported.
     """
-    get, process, weight = Arguments(config), build_process(config), _weight(mode)
-    t_min = float(get("time_eps", 0.01))
+    get, process = Arguments(config), build_process(config)
+    weight, is_importance = _mode(mode)
+    t_min, start = float(get("time_eps", 0.01)), float(get("sigma2_0", 0.0))
     proposal: Proposal = UniformTimes()
     drawn_from = process
-    if mode.endswith("_iw"):
-        proposal = Importance(weight, data_var=1.0 - float(get("sigma2_0", 0.0)))
+    if is_importance:
+        proposal = Importance(weight, data_var=1.0 - start)
         if isinstance(process, SubVP):  # officially drawn as for VP
-            drawn_from = VP(process.beta_min, process.beta_max)
+            drawn_from = VP(process.beta_min, process.beta_max, init_var=start)
     draw = proposal.draw(drawn_from, uniform, t_min)
-    ratio = draw.ratio * ((1 - t_min) if mode.endswith("_iw") else 1.0)
+    ratio = draw.ratio * ((1 - t_min) if is_importance else 1.0)
     if mode == "drop_all_iw" and isinstance(process, VP):
         k = process.beta_min / (process.beta_max - process.beta_min)
         ratio = ratio * math.exp(k / 2 - process.beta_min * k / 2)
-    own, wanted = (w.matrix(process, draw.t, t_min)[:, 0, 0] for w in (weight, Likelihood()))
+    wanted = Likelihood().matrix(process, draw.t, t_min)[:, 0, 0]
+    if isinstance(weight, Rescaled) and isinstance(process, VE):
+        own = 0.5 / (1 - process.marginal(draw.t).cov[:, 0, 0])
+    else:
+        own = weight.matrix(process, draw.t, t_min)[:, 0, 0]
     return draw.t, own * ratio, wanted * ratio
 
 
-def _weight(mode: str) -> Weight:
-    """The prior's weight in an official mode."""
-    name, _, times = mode.rpartition("_")
-    if name not in _MODES or times not in ("uniform", "iw"):
-        known = [f"{weight}_{kind}" for weight in _MODES for kind in ("uniform", "iw")]
-        raise CheckpointError(f"iw_sample_p={mode!r} is not supported; {nearest(mode, known)}")
-    return _MODES[name]()
+def _mode(mode: str) -> tuple[Weight, bool]:
+    """The prior's weight in an official mode, and whether times are drawn in proportion to it."""
+    if mode not in _MODES:
+        raise CheckpointError(f"iw_sample_p={mode!r} is not supported; {nearest(mode, _MODES)}")
+    weight, is_importance = _MODES[mode]
+    return weight(), is_importance
 
 
 def _one_of(get: Arguments, flag: str, allowed: Any, default: str | None = None) -> str:

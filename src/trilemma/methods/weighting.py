@@ -16,6 +16,7 @@ weight             W(t)                        use
 ``UniformWeight``  I                           sample quality; DDPM's simple loss
 ``Likelihood``     L^-1 G G^T L^-T / 2         bound on the log-likelihood (Song et al., 2021)
 ``Reweighted``     G G^T / 2                   between the two (Vahdat et al., 2021)
+``Rescaled``       1 / (2 (1 - sigma^2))       every time alike for normal data; one block
 ``EDMWeight``      see the class               Karras et al. (2022)
 =================  ==========================  ====================================================
 """
@@ -43,6 +44,7 @@ __all__ = [
     "Likelihood",
     "LogNormal",
     "Proposal",
+    "Rescaled",
     "Reweighted",
     "UniformTimes",
     "UniformWeight",
@@ -108,6 +110,31 @@ class Reweighted(Weight):
         return diffusion @ diffusion.mT / 2
 
 
+class Rescaled(Weight):
+    r"""W = 1 / (2 (1 - sigma^2)), under which uniform times are importance times.
+
+    Data of unit variance under a process that preserves it leave the error 1 - sigma^2 to an exact
+    prediction of the noise (see ``Importance``), so every time contributes alike. It is a weight of
+    the program of Vahdat, Kreis, Kautz: Score-based generative modeling in latent space, 2021,
+    without a place in its tables. Only for processes of one block whose variance stays below one.
+    """
+
+    def matrix(
+        self, process: LinearSDE, t: Times, t_min: float, kernel: Transition | None = None
+    ) -> Blocks:
+        """The formula of the class, of the kernel's variance.
+
+        Raises:
+            ConfigError: for a process of several blocks, or whose variance reaches one.
+        """
+        if process.num_blocks != 1 or float(process.marginal(1.0).cov) >= 1:
+            raise ConfigError(
+                f"the weight Rescaled needs one block and a variance below 1, not {process!r}: "
+                "choose UniformWeight or Reweighted"
+            )
+        return 0.5 / (1 - (process.marginal(t) if kernel is None else kernel).cov)
+
+
 class EDMWeight(Weight):
     r"""The objective of Karras et al. (2022): noise levels from a log-normal law.
 
@@ -142,7 +169,7 @@ class Proposal(ABC):
 
     @abstractmethod
     def draw(self, process: LinearSDE, uniform: Times, t_min: float) -> Draw:
-        """Turn uniform numbers (b) in [0, 1) into times in [t_min, 1] with their ratios."""
+        """Turn uniform numbers (b) in [0, 1) into times in [t_min, 1] with ratios, float64."""
 
 
 class UniformTimes(Proposal):
@@ -150,6 +177,7 @@ class UniformTimes(Proposal):
 
     def draw(self, process: LinearSDE, uniform: Times, t_min: float) -> Draw:
         """t = t_min + (1 - t_min) r."""
+        uniform = uniform.double()
         return Draw(t_min + (1 - t_min) * uniform, torch.ones_like(uniform))
 
 
@@ -187,7 +215,7 @@ class LogNormal(Proposal):
     def draw(self, process: LinearSDE, uniform: Times, t_min: float) -> Draw:
         """Invert the normal distribution function, then the noise level."""
         low, high = self._share(process, t_min, uniform)
-        standard = torch.special.ndtri(low + (high - low) * uniform)
+        standard = torch.special.ndtri(low + (high - low) * uniform.double())
         log_ratio = self.log_mean + self.log_std * standard
         t = process.time_of_log_snr(-2 * log_ratio).clamp(t_min, 1.0)
         return Draw(t, 1 / self.density(process, t, t_min))
@@ -353,5 +381,5 @@ class Importance(Proposal):
     def draw(self, process: LinearSDE, uniform: Times, t_min: float) -> Draw:
         """Invert the distribution function; the ratio is that of the density at these times."""
         integral = self._integral(process, t_min, uniform.device)
-        t = integral.invert(uniform)
+        t = integral.invert(uniform.double())
         return Draw(t, integral.total / (1 - t_min) / self._density(process, t, t_min))

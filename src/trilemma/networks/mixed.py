@@ -7,7 +7,7 @@ one number per channel,
 .. math:: \epsilon = (1 - \alpha)\,\epsilon_{Gauss}(u, t) + \alpha\,\epsilon_\theta(u, t) .
 
 As the Gaussian part is added by the parametrisation, the output here is the remainder
-alpha (eps_theta - eps_Gauss).
+alpha (eps_theta - eps_Gauss). Called without a Gaussian part, it is eps_theta itself.
 
 Source: Vahdat, Kreis, Kautz: Score-based generative modeling in latent space, 2021, section 3.2.
 """
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from trilemma.errors import ConfigError
-from trilemma.typing import TimesOrSteps
+from trilemma.typing import OneTime, TimesOrSteps
 
 __all__ = ["MixedScore"]
 
@@ -86,22 +86,23 @@ class MixedScore(nn.Module):
     def forward(
         self,
         u: Tensor,
-        t: TimesOrSteps,
+        t: TimesOrSteps | OneTime,
         code: None = None,
         label: Tensor | None = None,
         *,
-        gaussian: Tensor,
+        gaussian: Tensor | None = None,
     ) -> Tensor:
-        """Return alpha (network - gaussian).
+        """Return alpha (network - gaussian), or what the network itself predicts.
 
         Args:
             u: states with blocks joined along the first event axis, (b, k channels, ...).
-            t: times (b).
+            t: times (b), or one time for all if the network takes it.
             code: not used.
             label: class labels (b), for a conditional network.
-            gaussian: what Gaussian data would make the output, (b, channels, ...).
+            gaussian: what Gaussian data would make the output, (b, channels, ...); None for the
+                network's own output, which sees active channels alone.
         """
         blocks = u.shape[1] // self.is_active.shape[1]
         mask = self.is_active.repeat(1, blocks, *[1] * (u.dim() - 2))
         output = self.network(u * mask.to(u), t, None, label)
-        return self.share * (output.to(gaussian) - gaussian)
+        return output if gaussian is None else self.share * (output.to(gaussian) - gaussian)

@@ -42,7 +42,7 @@ from trilemma.networks.layers import (
     linear,
     make_resampler,
 )
-from trilemma.typing import Image, Labels, TimesOrSteps
+from trilemma.typing import Image, Labels, OneTime, TimesOrSteps
 
 __all__ = ["NCSNpp"]
 
@@ -440,20 +440,24 @@ class NCSNpp(nn.Module):
         return (None if time is None else F.silu(time)), style
 
     def forward(
-        self, u: Image, t: TimesOrSteps, code: Tensor | None = None, label: Labels | None = None
+        self,
+        u: Image,
+        t: TimesOrSteps | OneTime,
+        code: Tensor | None = None,
+        label: Labels | None = None,
     ) -> Image:
         """Evaluate the network.
 
         Args:
             u: diffused images (b, in_channels, h, w).
-            t: times, or indices of large steps, (b).
+            t: times, or indices of large steps, (b); one for all if 0-dimensional.
             code: standard normal latent code (b, code_dim), if the network has one.
             label: class labels (b), if the network is conditional.
 
         Returns:
             Images (b, out_channels, h, w).
         """
-        cond = self.condition(t, code, label)
+        cond = self.condition(t.expand(len(u)) if t.dim() == 0 else t, code, label)
         x = 2 * u - 1 if self.rescale_input else u
         if self.patch_size > 1:
             x = F.pixel_unshuffle(x, self.patch_size)

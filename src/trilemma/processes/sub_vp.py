@@ -4,7 +4,8 @@ r"""Sub-variance-preserving diffusion: the drift of VP, and less noise.
 
 With B_s = int_0^s beta the variance gathered from s to t factorises,
 Q = (1 - e^{-(B_t - B_s)}) (1 - e^{-(B_t + B_s)}), which is (1 - e^{-B_t})^2 from the start: always
-below the variance of VP, with the same prior.
+below the variance of VP, with the same prior. A variance Sigma_0 at the start fades as the data do:
+Sigma_t = (1 - e^{-B_t})^2 + Sigma_0 e^{-B_t} (Vahdat et al., 2021, App. B).
 """
 
 import torch
@@ -22,13 +23,11 @@ class SubVP(VP):
     Args:
         beta_min: noise rate at t = 0, per unit time, >= 0.
         beta_max: noise rate at t = 1, per unit time, >= beta_min and > 0.
+        init_var: variance around the datum at the start, in [0, 1).
 
     Raises:
-        ConfigError: for rates outside their range.
+        ConfigError: for values outside their range.
     """
-
-    def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0) -> None:
-        super().__init__(beta_min, beta_max)
 
     def diffusion_matrix(self, t: Times) -> Blocks:
         """G(t) = sqrt(beta (1 - e^{-2 B(0, t)}))."""
