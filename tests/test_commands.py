@@ -363,6 +363,32 @@ def test_an_animation_goes_there_and_back(cld, tmp_path, capsys):
         assert film.size == (12 * (3 * 10 + 2), 12 * (10 + 2))
 
 
+def test_frames_are_spaced_by_lengths_on_request(cld, vae, tmp_path, capsys):
+    call = ["interpolate", cld, "--rows", 1, "--frames", 4, "--steps", 2, "-o", tmp_path / "a.png"]
+    assert "4 frames, 2 network calls each" in run(capsys, *call)
+    by_angle = cells(tmp_path / "a.png", 4, 1)
+    assert "4 frames, 12 network calls each" in run(capsys, *call, "--spacing", "length")
+    by_length = cells(tmp_path / "a.png", 4, 1)
+    assert np.array_equal(by_length[:, [0, -1]], by_angle[:, [0, -1]])
+    assert not np.array_equal(by_length, by_angle)
+    call[1] = vae
+    run(capsys, *call[:6], "-o", tmp_path / "a.png")
+    run(capsys, *call[:6], "--spacing", "length", "-o", tmp_path / "b.png")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_rows_of_a_table_are_no_pictures(tmp_path, capsys):
+    network = {"class_path": "PointScore", "init_args": {"inputs": 2, "width": 4}}
+    entry = resolve({"method": {"class_path": "DDPM", "init_args": {"network": network}}})["method"]
+    for name, card in (("table", {"table": {"columns": ["a", "b"]}}), ("points", {})):
+        file = tmp_path / f"{name}.safetensors"
+        save_pipeline(file, build_method(entry), entry, (2,), card=card)
+        words = {"table": "draws rows of a table, not images", "points": "draws points, not"}[name]
+        for command, *options in (["interpolate"], ["reconstruct", "--data", "a.csv"]):
+            fails([command, file, *options, "-o", tmp_path / "a.png"], words, capsys)
+    assert not (tmp_path / "a.png").exists()
+
+
 def test_pictures_are_ends_of_paths(cld, vae, tmp_path, capsys):
     folder = tmp_path / "in"
     folder.mkdir()
@@ -388,6 +414,7 @@ def test_pictures_are_ends_of_paths(cld, vae, tmp_path, capsys):
         ("-o a.gif --fps 0", "--fps 0.0 must lie in"),
         ("-o a.png --radius 1", "--radius 1.0 needs --walk"),
         ("-o a.png --walk --radius 2", r"radius=2.0 must lie in"),
+        ("-o a.png --walk --spacing length", "--spacing length and --walk exclude"),
         ("-o a.png --to 1", "--to 1 needs --from"),
         ("-o a.png --from 1", "the path needs an end"),
         ("-o a.png --from 1 --to 2 --walk", "a walk ends where it starts"),

@@ -15,6 +15,9 @@ from trilemma.interpolation import (
     MixedRng,
     Noise,
     between_noises,
+    between_samples,
+    draw_path,
+    equal_lengths,
     from_noise,
     loop_weights,
     slerp_weights,
@@ -187,10 +190,12 @@ def test_a_frame_does_not_depend_on_its_batch(kind):
     pipeline = pipeline_of(kind)
     close = {"rtol": 1e-4, "atol": 1e-5}
     for draw in (
-        lambda **o: pipeline.interpolate(3, 4, 7, **o),
+        lambda **o: pipeline.interpolate(3, 4, 7, spacing="angle", **o),
         lambda **o: pipeline.walk(1, 7, **o),
     ):
         torch.testing.assert_close(draw(batch_size=3), draw(), **close)
+    few, many = (pipeline.interpolate(3, 4, 7, spacing="length", batch_size=b) for b in (3, 64))
+    torch.testing.assert_close(few, many, rtol=0, atol=1e-3)  # where rounding is 1e-4 of a path
 
 
 def test_classes_belong_to_the_nearer_end():
@@ -224,6 +229,108 @@ def test_calls_and_progress_are_counted():
     pipeline.interpolate(0, 1, 5, num_steps=3, batch_size=2, progress=seen.append)
     assert pipeline.last_nfe == 5
     assert seen == [2, 2, 1]
+
+
+# --------------------------------------------------------------------------- spacing
+
+
+def lengths(frames):
+    return frames.double().flatten(1).diff(dim=0).norm(dim=1)
+
+
+@pytest.mark.parametrize("kind", ["ddpm", "edm", "cld", "lsgm", "lsgm-cld", "lsgm-gan", "vae"])
+def test_frames_are_equally_far_apart(kind):
+    """Along the path, which may turn between two frames: 20 draws measure each piece."""
+    method, arc, num = pipeline_of(kind).method, between_samples(0, 1, 0), 33
+
+    def pieces(path):
+        share = torch.atan2(*path.weights.T.flip(0)) / (math.pi / 2)
+        part = torch.arange(20, dtype=torch.float64) / 20
+        dense = torch.lerp(share[:-1, None], share[1:, None], part).flatten()
+        path = arc.path(torch.cat([dense, share[-1:]]))
+        frames = torch.cat([drawn.data for drawn in draw_path(method, path, Walk())])
+        if kind.startswith(("lsgm", "vae")):  # the other group's latents follow the angle
+            frames = (frames @ method.autoencoder.turn)[:, :2]
+        found = lengths(frames).view(num - 1, 20).sum(1)
+        return found / found.mean()
+
+    by_length = pieces(equal_lengths(method, arc, num, Walk())[0])
+    torch.testing.assert_close(by_length, torch.ones(num - 1).double(), rtol=0, atol=0.1)
+    assert by_length.std() < pieces(arc.path(num)).std() / 3
+
+
+def test_equal_lengths_of_an_ellipse():
+    """Latents without a network are the noise: its arc is a quarter of an ellipse."""
+    method = VAE(TwoGroups())
+    first, second = (SampleRng(6, [i]).normal(1, 2).double().flatten() for i in (3, 4))
+    angle = torch.linspace(0, math.pi / 2, 200_001, dtype=torch.float64)
+    curve = first * angle.cos()[:, None] + second * angle.sin()[:, None]
+    share = lengths(curve).cumsum(0)
+    at = torch.searchsorted(share / share[-1], torch.linspace(0, 1, 9, dtype=torch.float64)[1:-1])
+    path, calls = equal_lengths(method, between_samples(3, 4, 6), 9, Walk())
+    expected = torch.stack([angle[at].cos(), angle[at].sin()], dim=1)
+    torch.testing.assert_close(path.weights[1:-1], expected, rtol=0, atol=5e-3)
+    assert (slerp_weights(9)[1:-1] - expected).abs().max() > 0.05
+    assert calls == 0
+
+
+@pytest.mark.parametrize("kind", ["ddpm", "lsgm", "lsgm-gan"])
+@pytest.mark.parametrize("num", [2, 3, 8, 9])
+def test_a_path_by_lengths_is_the_same_from_either_end(kind, num):
+    pipeline = pipeline_of(kind)
+    there, back = (pipeline.interpolate(*ends, num, spacing="length") for ends in ((2, 5), (5, 2)))
+    torch.testing.assert_close(back.flip(0), there, rtol=0, atol=1e-5)
+    samples = pipeline.sample(4, first=2)
+    torch.testing.assert_close(there[[0, -1]], samples[[0, -1]], rtol=0, atol=1e-5)
+
+
+def test_latents_go_by_lengths_and_data_by_the_angle():
+    for kind, default in (("lsgm", "length"), ("vae", "length"), ("ddpm", "angle")):
+        pipeline = pipeline_of(kind)
+        found = {by: pipeline.interpolate(0, 1, 6, spacing=by) for by in ("length", "angle")}
+        assert torch.equal(pipeline.interpolate(0, 1, 6), found[default])
+        assert not torch.allclose(found["length"], found["angle"], atol=1e-3)
+
+
+def test_measuring_draws_are_counted():
+    pipeline, seen = pipeline_of("lsgm"), []  # four calls a draw
+    for num, draws in ((2, 0), (8, 40), (9, 41)):
+        pipeline.interpolate(0, 1, num, batch_size=5, progress=seen.append)
+        assert pipeline.last_nfe == 4 + round(4 * draws / num)
+    assert sum(seen) == 19
+    pipeline.interpolate(0, 1, 8, spacing="angle")
+    assert pipeline.last_nfe == 4
+
+
+def test_a_path_that_does_not_move_is_drawn():
+    pipeline = pipeline_of("ddpm")
+    options = {"sampler": "ode", "temperature": 0.0, "num_steps": 4}
+    frames = pipeline.interpolate(0, 1, 4, spacing="length", **options)
+    assert torch.isfinite(frames).all()
+    assert torch.equal(frames, frames[:1].expand_as(frames))
+
+
+def test_the_jump_between_classes_has_no_length():
+    """Each half is measured by itself: no frames are spent on what cannot be divided."""
+    pipeline, arc = pipeline_of("classes"), between_samples(0, 1, 0)
+    method, num = pipeline.method, 21
+    path, _ = equal_lengths(method, arc, num, Walk())
+    label = torch.tensor([i % 3 for i in path.indices])
+    assert label.tolist() == sorted(label.tolist())
+    assert label.unique().tolist() == [0, 1]
+    steps = lengths(torch.cat([drawn.data for drawn in draw_path(method, path, Walk(), label)]))
+    same = steps[label.diff() == 0]
+    assert same.max() / same.mean() < 1.2
+    assert same.min() / same.mean() > 0.8
+
+
+def test_data_go_by_lengths_too():
+    pipeline = pipeline_of("vae")
+    first, second = torch.randn(2, 4, generator=torch.Generator().manual_seed(2))
+    frames = pipeline.interpolate(first, second, 9)
+    torch.testing.assert_close(frames[[0, -1]], torch.stack([first, second]))
+    steps = lengths((frames @ pipeline.method.autoencoder.turn)[:, :2])
+    assert steps.max() / steps.mean() < 1.05
 
 
 # ------------------------------------------------------------------------------ data
@@ -317,12 +424,12 @@ def test_a_path_between_data_ends_at_them(kind):
 
 def test_an_arc_between_noises_keeps_their_length():
     state = torch.nn.functional.normalize(torch.randn(2, 1, 30), dim=2)
-    path = between_noises(Noise(state), 7)
+    path = between_noises(Noise(state)).path(7)
     lengths = (path.weights @ state[:, 0].double()).norm(dim=1)
     torch.testing.assert_close(lengths, torch.ones(7, dtype=torch.float64), rtol=1e-5, atol=1e-5)
     with pytest.raises(ConfigError, match="opposite"):
-        between_noises(Noise(torch.cat([state[:1], -state[:1]])), 3)
-    still = between_noises(Noise(state[:1].expand(2, -1, -1)), 3)
+        between_noises(Noise(torch.cat([state[:1], -state[:1]]))).path(3)
+    still = between_noises(Noise(state[:1].expand(2, -1, -1))).path(3)
     torch.testing.assert_close(still.weights.sum(1), torch.ones(3, dtype=torch.float64))
 
 
@@ -348,6 +455,8 @@ def test_noises_are_taken_row_by_row():
         (lambda p: p.interpolate(torch.zeros(2), torch.zeros(3)), r"\(3,\) given, \(2,\) needed"),
         (lambda p: p.interpolate(0, 1, temperature=-1.0), "temperature=-1"),
         (lambda p: p.interpolate(0, 1, class_label=1), "without labels"),
+        (lambda p: p.interpolate(0, 1, spacing="arc"), "spacing='arc': 'length' or 'angle'"),
+        (lambda p: p.interpolate(0, 1, 1, spacing="length"), "1 frames: at least 2"),
         (lambda p: p.walk(0, 1), "1 frames: at least 2"),
         (lambda p: p.walk(0, radius=0.0), r"radius=0.0 must lie in \(0, pi/2\]"),
         (lambda p: p.walk(0, radius=2.0), r"radius=2.0 must lie in"),

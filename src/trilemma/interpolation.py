@@ -19,6 +19,17 @@ not be independent: with the angle Omega between them
 .. math:: w = \frac{(\sin (1 - s)\Omega,\; \sin s\Omega)}{\sin\Omega},
 
 which is the formula above at a right angle (slerp; Shoemake, 1985).
+
+Equal angles are not equal steps in what is drawn: the flow pushes noise towards the modes of the
+data, so frames stay alike for long and then change at once. With z(s) for the clean state that the
+noise at s leads to, a picture or its latents, frames at equal *lengths* of the same arc lie at
+
+.. math:: s_i = L^{-1}\big(\tfrac{i}{n - 1} L(1)\big), \qquad
+          L(s) = \int_0^s \left\|\frac{dz}{ds}\right\| ds ,
+
+where L is the length of the chords between draws on the way. These are put where equal lengths are
+guessed to be, in rounds of n. The path is the same, but its places are chosen by what is drawn
+there: states between modes, rare among samples, get their share of the frames.
 """
 
 from __future__ import annotations
@@ -26,7 +37,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -39,29 +50,38 @@ from trilemma.processes import act
 from trilemma.processes.base import cholesky
 from trilemma.rng import Pairing, Rng, SampleRng, mix_seed
 from trilemma.samplers.ode import ODE
-from trilemma.sampling import Drawn, Walk
+from trilemma.sampling import Drawn, Walk, labels_for
 from trilemma.solver import solve
 from trilemma.typing import Event, Labels, State, Times
 
 __all__ = [
+    "Arc",
     "KnownRng",
     "MixedRng",
     "Noise",
     "Path",
+    "Spacing",
     "around",
     "between_noises",
     "between_samples",
     "draw_path",
     "encode_to_noise",
+    "equal_lengths",
     "from_noise",
     "invertible",
     "loop_weights",
     "reconstruct",
     "slerp_weights",
+    "spacing_for",
 ]
 
 TOLERANCE = 1e-4
 """Of the default solver: images come back to a fraction of a grey level, on average."""
+OFFSETS = (3 / 8, 7 / 8, 1 / 8, 5 / 8)
+"""Where in equal pieces of a path the rounds after the first draw; apart from each other, as chords
+between draws that all but coincide would be rounding errors."""
+Spacing = Literal["length", "angle"]
+"""What frames are equally far apart in: clean states on the way, or the angle of their noise."""
 Source = Callable[[slice, torch.device], Rng]
 """Makes the draws of some frames of a path: one row for each of them, or one that they share."""
 
@@ -160,6 +180,34 @@ class Path:
     indices: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class Arc:
+    """The shortest arc between the noises of two ends.
+
+    Args:
+        sources: where the draws of the two ends come from.
+        indices: samples whose class labels the two halves show.
+        angle: between the two noises, radians in [0, pi).
+    """
+
+    sources: tuple[Source, Source]
+    indices: tuple[int, int] = (0, 0)
+    angle: float = math.pi / 2
+
+    def path(self, frames: int | Tensor) -> Path:
+        """Frames at equal angles, or at shares of the angle.
+
+        Args:
+            frames: how many, >= 2, or shares (n) in [0, 1], float64.
+
+        Raises:
+            ConfigError: as for ``slerp_weights``.
+        """
+        share = _even(frames) if isinstance(frames, int) else frames
+        indices = tuple(self.indices[int(s > 0.5)] for s in share.tolist())
+        return Path(self.sources, _arc_weights(share, self.angle), indices)
+
+
 def slerp_weights(num: int, angle: float = math.pi / 2) -> Tensor:
     """Weights (num, 2) of the ends along an arc, float64; (1, 0) first and (0, 1) last, exactly.
 
@@ -170,12 +218,22 @@ def slerp_weights(num: int, angle: float = math.pi / 2) -> Tensor:
     Raises:
         ConfigError: for less than two frames, or opposite ends, which no shortest arc joins.
     """
+    return _arc_weights(_even(num), angle)
+
+
+def _even(num: int) -> Tensor:
+    """Equal shares (num) from 0 to 1, the same from either end."""
     if num < 2:
         raise ConfigError(f"a path of {num} frames: at least 2 are needed")
+    share = torch.linspace(0, 1, num, dtype=torch.float64)
+    return (share + (1 - share.flip(0))) / 2
+
+
+def _arc_weights(share: Tensor, angle: float) -> Tensor:
+    """Weights (n, 2) of the ends at shares (n) of the angle between them."""
     if math.pi - angle < 1e-3:
         raise ConfigError("the noises of the two ends are opposite: no shortest path joins them")
-    share = torch.linspace(0, 1, num, dtype=torch.float64)
-    pair = torch.stack([share.flip(0), share], dim=1)
+    pair = torch.stack([1 - share, share], dim=1)
     unit = angle / math.pi
     return pair * torch.sinc(pair * unit) / torch.sinc(torch.tensor(unit, dtype=torch.float64))
 
@@ -199,26 +257,23 @@ def loop_weights(num: int, radius: float) -> Tensor:
     return torch.stack([centre, math.sin(radius) * phi.cos(), math.sin(radius) * phi.sin()], dim=1)
 
 
-def between_samples(first: int, second: int, num: int, seed: int) -> Path:
-    """Path from one sample to another; frames show the class of the nearer end.
+def between_samples(first: int, second: int, seed: int) -> Arc:
+    """Arc from one sample to another; frames show the class of the nearer end.
 
     Raises:
-        ConfigError: for less than two frames, or a path from a sample to itself.
+        ConfigError: for an arc from a sample to itself.
     """
     if first == second:
         raise ConfigError(f"the path from sample {first} to itself does not move: give two samples")
-    indices = [first if 2 * i < num else second for i in range(num)]
-    sources = (_sample_source(seed, first), _sample_source(seed, second))
-    return Path(sources, slerp_weights(num), tuple(indices))
+    return Arc((_sample_source(seed, first), _sample_source(seed, second)), (first, second))
 
 
-def between_noises(ends: Noise, num: int) -> Path:
-    """Path along the arc between the noises of two data, which are the two rows."""
+def between_noises(ends: Noise) -> Arc:
+    """Arc between the noises of two data, which are the two rows."""
     flat = torch.cat([part.flatten(1) for part in (ends.state, *ends.others)], 1).double()
     first, second = torch.nn.functional.normalize(flat)
     angle = 2 * math.atan2(float((first - second).norm()), float((first + second).norm()))
-    sources = (_noise_source(ends.row(0)), _noise_source(ends.row(1)))
-    return Path(sources, slerp_weights(num, angle), (0,) * num)
+    return Arc((_noise_source(ends.row(0)), _noise_source(ends.row(1))), angle=angle)
 
 
 def around(centre: int | Noise, num: int, radius: float, seed: int) -> Path:
@@ -273,6 +328,17 @@ def draw_path(
         batch_size: frames per network call.
         progress: called with the number of frames after each batch.
     """
+    for u, rng, chosen, nfe in _walk_path(method, path, walk, label, batch_size):
+        data = method.decode(u[:, 0], rng)
+        if progress is not None:
+            progress(len(data))
+        yield Drawn(data, chosen, nfe)
+
+
+def _walk_path(
+    method: Method, path: Path, walk: Walk, label: Labels | None, batch_size: int
+) -> Iterator[tuple[State, Rng, Labels | None, int]]:
+    """Yield the last states of the frames, batch by batch, with what is left to draw from."""
     grid, sampler = walk.grid_for(method), walk.sampler_for(method)
     device = next(method.parameters()).device
     table = method.denoiser(None)  # coefficients of the grid, shared by all batches
@@ -286,10 +352,85 @@ def draw_path(
         u = walk.temperature * prior_sample(method.process, method.state_shape, rng)
         if len(grid) > 1:
             u = sampler.run(denoiser, u, grid, rng, final=walk.final_for(method))
-        data = method.decode(u[:, 0], rng)
-        if progress is not None:
-            progress(len(data))
-        yield Drawn(data, chosen, denoiser.nfe)
+        yield u, rng, chosen, denoiser.nfe
+
+
+def spacing_for(method: Method, spacing: Spacing | None) -> Spacing:
+    """Return the spacing of frames: by default "length" in latents, where a draw is cheap.
+
+    Raises:
+        ConfigError: for an unknown word.
+    """
+    if spacing is None:
+        return "length" if isinstance(method, LatentMethod) else "angle"
+    if spacing not in get_args(Spacing):
+        raise ConfigError(f"spacing={spacing!r}: 'length' or 'angle' is needed")
+    return spacing
+
+
+def equal_lengths(
+    method: Method,
+    arc: Arc,
+    num: int,
+    walk: Walk,
+    class_label: int | None = None,
+    *,
+    batch_size: int = 64,
+) -> tuple[Path, int]:
+    """Space frames equally along what is drawn: latents of a latent model, else data.
+
+    Draws measure the arc first: ``num`` of them at equal angles, then for each of ``OFFSETS`` as
+    many, or one less if that is odd, at equal lengths as far as these are known by then. Where the
+    class changes, at the middle, the jump counts for nothing.
+
+    Args:
+        method: trained method, in eval mode, on the device to sample on.
+        arc: between the two ends.
+        num: frames, >= 2.
+        walk: sampler, grid and guidance.
+        class_label: one class for all frames, or None for those of the two ends.
+        batch_size: draws per network call.
+
+    Returns:
+        The frames, and the network calls of all measuring draws together.
+
+    Raises:
+        ConfigError: for less than two frames, or opposite noises.
+    """
+    even = _even(num)
+    share, chords, calls = even, torch.zeros(0), 0
+    if num == 2:
+        return arc.path(even), calls
+    states = torch.zeros(0, math.prod(method.state_shape))
+    for offset in (None, *OFFSETS):
+        new = even
+        if offset is not None:
+            half = (torch.arange(num // 2, dtype=torch.float64) + offset) / (2 * (num // 2))
+            new = _at_lengths(share, chords, torch.cat([half, 1 - half.flip(0)]))
+        path, parts = arc.path(new), [states]
+        label = labels_for(method.num_classes, path.indices, class_label)
+        for u, _, _, nfe in _walk_path(method, path, walk, label, batch_size):
+            parts.append(u[:, 0].flatten(1).float().cpu())
+            calls += nfe * len(u)
+        share, order = (new if offset is None else torch.cat([share, new])).sort(stable=True)
+        states = torch.cat(parts)[order]
+        chords = states.diff(dim=0).double().norm(dim=1)
+        label = labels_for(method.num_classes, arc.path(share).indices, class_label)
+        if label is not None:
+            chords[label.diff() != 0] = 0
+    inner = _at_lengths(share, chords, even[1:-1])
+    return arc.path(torch.cat([even[:1], inner, even[-1:]])), calls
+
+
+def _at_lengths(share: Tensor, chords: Tensor, target: Tensor) -> Tensor:
+    """Shares at which a path of chords (n - 1) between shares (n) has come parts of its length."""
+    length = torch.cat([chords.new_zeros(1), chords.cumsum(0)])
+    if length[-1] == 0:  # nothing moves
+        return target
+    reached = target * length[-1]
+    right = torch.searchsorted(length, reached).clamp(1, len(chords))
+    part = (reached - length[right - 1]) / chords[right - 1]
+    return torch.lerp(share[right - 1], share[right], part)
 
 
 def invertible(method: Method, walk: Walk) -> Walk:

@@ -19,7 +19,7 @@ from trilemma import interpolation
 from trilemma.checkpoints import store
 from trilemma.config import build_method, sampling_config
 from trilemma.errors import CheckpointError, ConfigError, nearest
-from trilemma.interpolation import Noise
+from trilemma.interpolation import Noise, Spacing
 from trilemma.methods import Method
 from trilemma.methods.base import channels_last
 from trilemma.rng import SampleRng
@@ -181,6 +181,7 @@ class Pipeline:
         seed: int = 0,
         class_label: int | None = None,
         batch_size: int = 64,
+        spacing: Spacing | None = None,
         progress: Callable[[int], None] | None = None,
         **walk: Any,
     ) -> Tensor:
@@ -191,6 +192,10 @@ class Pipeline:
         from the model. Data are first followed back to their noise; see
         ``trilemma.interpolation``.
 
+        Equal angles of noise can give frames that stay alike and then flip. At equal lengths they
+        change evenly, and cost more: draws along the arc measure it first, about five for each
+        frame, which ``last_nfe`` counts in.
+
         Args:
             first: number of the first sample, or a datum (*event_shape).
             second: the same for the other end.
@@ -199,6 +204,9 @@ class Pipeline:
             class_label: one class for all frames, which data need if the model has classes. By
                 default the classes of the two samples, each for its half of the path.
             batch_size: frames per network call.
+            spacing: what neighbouring frames are equally far apart in: "length", the distance
+                between their latents, or between data where there are none, measured along the
+                path; "angle", their noise. By default "length" for latent models.
             progress: called with the number of frames after each batch.
             walk: sampler, num_steps, grid, final, guidance and temperature, as for ``sample``;
                 for data the sampler must be an ``ODE``, their default.
@@ -214,12 +222,19 @@ class Pipeline:
             for datum in (first, second):
                 self._check_shape(datum[None])
             ends = self.encode_to_noise(torch.stack([first, second]), seed=seed, **options, **walk)
-            path, how = interpolation.between_noises(ends, num), self._ode(walk)
+            arc, how = interpolation.between_noises(ends), self._ode(walk)
         elif isinstance(first, Tensor) or isinstance(second, Tensor):
             raise ConfigError("a path joins two samples or two data, not one of each")
         else:
-            path, how = interpolation.between_samples(first, second, num, seed), Walk(**walk)
-        return self._frames(path, how, **options, progress=progress)
+            arc, how = interpolation.between_samples(first, second, seed), Walk(**walk)
+        _check_temperature(how.temperature)
+        _check_counts(num, batch_size)
+        path, calls = arc.path(num), 0
+        if interpolation.spacing_for(self.method, spacing) == "length":
+            path, calls = interpolation.equal_lengths(self.method, arc, num, how, **options)
+        frames = self._frames(path, how, **options, progress=progress)
+        self.last_nfe += round(calls / num)
+        return frames
 
     def walk(
         self,

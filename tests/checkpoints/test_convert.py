@@ -1,12 +1,15 @@
 """Files of the authors become model files that draw the same pictures."""
 
 import argparse
+import io
 import json
 import os
+import random
 
 import pytest
 import torch
 from oracles import ReplayRng, below, golden, golden_config
+from PIL import Image
 
 from trilemma.autoencoders import NVAE
 from trilemma.checkpoints.convert import OFFICIAL_DDGAN, convert_ddgan, convert_lsgm, read_torch
@@ -79,6 +82,38 @@ def test_nothing_in_a_file_is_executed(tmp_path):
     with pytest.raises(CheckpointError, match="cannot read weights"):
         read_torch(tmp_path / "netG.pth")
     assert not (tmp_path / "boom").exists()
+
+
+def foreign(kind):
+    """The beginnings of other files."""
+    if kind == "csv":
+        return b"a,b,c\n1,2,3\n"
+    if kind == "png":
+        buffer = io.BytesIO()
+        Image.new("L", (8, 8), 7).save(buffer, "png")
+        return buffer.getvalue()
+    return random.Random(int(kind)).randbytes(300)
+
+
+@pytest.mark.parametrize("kind", ["csv", "png", "1", "2", "3"])
+def test_foreign_bytes_are_refused_in_one_line(kind, tmp_path, capsys):
+    (tmp_path / "in.pth").write_bytes(foreign(kind))
+    call = [str(tmp_path / "in.pth"), "-o", str(tmp_path / "x.safetensors")]
+    for what in (["lsgm"], ["ddgan", "--config", "cifar10"], ["cld", "--config", "cifar10"]):
+        assert main(["convert", *what, *call]) != 0
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert len(lines) == 1
+        assert "cannot read weights from" in lines[0]
+        assert not (tmp_path / "x.safetensors").exists()
+
+
+def test_short_foreign_bytes_are_refused(tmp_path):
+    """Short ones reach opcodes that find an empty stack, or a memo without their key."""
+    draw, file = random.Random(0), tmp_path / "in.pth"
+    for _ in range(300):
+        file.write_bytes(draw.randbytes(draw.randrange(30)))
+        with pytest.raises(CheckpointError, match="cannot read weights"):
+            read_torch(file)
 
 
 def test_published_arguments_equal_the_listings():

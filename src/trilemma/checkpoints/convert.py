@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -60,14 +61,20 @@ def read_torch(path: Path | str) -> Any:
     """Read a file of ``torch.save`` without executing code from it.
 
     Raises:
-        CheckpointError: if the file is missing, truncated, or needs other classes.
+        CheckpointError: if the file is missing, truncated, of another kind, or needs other
+            classes.
     """
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
+            warnings.filterwarnings("ignore", "Detected pickle protocol")  # of bytes by chance
             return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
+    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
         reason = str(error).split(". ")[0].splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"cannot read weights from {path}: {reason}") from error
+    except Exception as error:  # foreign bytes, taken for a pickle's, end in almost anything
+        raise CheckpointError(
+            f"cannot read weights from {path}: it is no file of torch.save, or damaged"
+        ) from error
 
 
 def convert_ddgan(checkpoint: Path | str, config: str, out: Path | str) -> Pipeline:
@@ -92,8 +99,6 @@ def convert_ddgan(checkpoint: Path | str, config: str, out: Path | str) -> Pipel
     weights = _averaged(stored) if "netG_dict" in stored else dict(stored)
     generator = official_ddgan.load_generator(weights, args)
     process = VP(args.get("beta_min", 0.1), args.get("beta_max", 20.0))
-    if args.get("use_geometric", False):
-        raise ConfigError("use_geometric: no published model uses it, and it is not supported")
     method = DDGAN(generator, None, process, num_steps=args.get("num_timesteps", 4))
     card = {
         "summary": f"generator of the authors of denoising diffusion GANs, {Path(config).stem}",

@@ -24,6 +24,8 @@ from trilemma.errors import ConfigError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from trilemma.pipeline import Pipeline
+
 __all__ = ["add"]
 
 PATHS = 8
@@ -61,6 +63,12 @@ def add(commands: Any) -> None:
         help="of a walk: angle between the noise of the start and that of a frame, radians up to "
         "pi/2 (0.5)",
     )
+    interpolate.add_argument(
+        "--spacing",
+        choices=["length", "angle"],
+        help="of frames: equal lengths of what is drawn, so that they change evenly, at six times "
+        "the network calls, or equal angles of noise (length for latent models, else angle)",
+    )
     add_walk(interpolate)
     add_temperature(interpolate)
     interpolate.add_argument("-o", "--out", required=True, help="out.png, out.gif or out.mp4")
@@ -81,6 +89,20 @@ def add(commands: Any) -> None:
     reconstruct.set_defaults(run=_reconstruct)
 
 
+def _need_pictures(pipeline: Pipeline) -> None:
+    """Refuse a model that draws something else.
+
+    Raises:
+        ConfigError: for rows of a table, or points.
+    """
+    if "table" in pipeline.card:
+        raise ConfigError(
+            "this model draws rows of a table, not images; use Pipeline.interpolate and "
+            "Pipeline.reconstruct from Python"
+        )
+    need_images(pipeline.event_shape)
+
+
 def _interpolate(options: argparse.Namespace) -> int:
     import torch
 
@@ -96,11 +118,15 @@ def _interpolate(options: argparse.Namespace) -> int:
         raise ConfigError(f"--frames {num}: at least 2")
     if options.radius is not None and not options.walk:
         raise ConfigError(f"--radius {options.radius} needs --walk")
+    if options.spacing is not None and options.walk:
+        raise ConfigError(
+            f"--spacing {options.spacing} and --walk exclude each other: a walk goes by the angle"
+        )
     if not 0 < options.fps <= 50:
         raise ConfigError(f"--fps {options.fps} must lie in (0, 50]")
     walk = {**walk_of(options), "temperature": options.temperature}
     pipeline = load_model(options)
-    need_images(pipeline.event_shape)
+    _need_pictures(pipeline)
     ends = _ends(options, pipeline.event_shape)
     started, rows = time.perf_counter(), []
     with counting_bar("drawing", num * len(ends)) as progress:
@@ -109,7 +135,9 @@ def _interpolate(options: argparse.Namespace) -> int:
                 radius = 0.5 if options.radius is None else options.radius
                 row = pipeline.walk(first, num, radius=radius, **walk, progress=progress)
             else:
-                row = pipeline.interpolate(first, second, num, **walk, progress=progress)
+                row = pipeline.interpolate(
+                    first, second, num, spacing=options.spacing, **walk, progress=progress
+                )
             rows.append(to_uint8(row))
     seconds = time.perf_counter() - started
     images = torch.stack(rows)
@@ -178,7 +206,7 @@ def _reconstruct(options: argparse.Namespace) -> int:
         raise ConfigError(f"-o {out}: give a name ending in .png")
     check_counts(options, "num", "batch_size")
     pipeline = load_model(options)
-    need_images(pipeline.event_shape)
+    _need_pictures(pipeline)
     data = reference_data(options.data, options.split, pipeline.event_shape)
     num = min(options.num, len(data))
     originals = data.fetch(range(num)).x0
