@@ -311,9 +311,13 @@ def test_a_second_signal_stops_at_once(tmp_path):
         return x0
 
     data.on_fetch = hurry
-    with pytest.raises(KeyboardInterrupt):
-        run("images", tmp_path, data=data)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run("images", tmp_path, data=data)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_networks_are_given_back_after_an_error(tmp_path):

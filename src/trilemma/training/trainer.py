@@ -515,7 +515,9 @@ def _signals(run: _Run) -> Iterator[None]:
 
     def stop(signum: int, frame: Any) -> None:
         if run.asked:
-            signal.signal(signum, previous.get(signum, signal.SIG_DFL))
+            before = previous.get(signum)
+            is_deaf = before is None or before is signal.SIG_IGN  # as jobs of a shell may be
+            signal.signal(signum, signal.SIG_DFL if is_deaf else before)
             signal.raise_signal(signum)
         run.asked = True
 
