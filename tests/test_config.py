@@ -29,7 +29,7 @@ from trilemma.rng import BatchRng
 
 RECIPES = list(recipe_names())
 GANS = [name for name in RECIPES if name.startswith(("ddgan", "gan"))]
-PARTLY = [*GANS, "lsgm-mnist-ddgan", "lsgm-emoji64-pretrained"]
+PARTLY = [*GANS, "lsgm-mnist-ddgan", "lsgm-emoji64-pretrained", "lsgm-mnist-pretrained"]
 """Recipes of which a model file leaves networks out."""
 FIRST = [name for name in RECIPES if name.startswith("vae")]
 SIZES = {

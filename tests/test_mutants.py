@@ -220,8 +220,8 @@ MUTANTS = {
     ),
     "integral: panels in the wrong order": (
         LinearSDE,
-        "transition",
-        [("kernel = _compose(kernel, halves)", "kernel = _compose(halves, kernel)")],
+        "_integrate",
+        [("_compose(first, second)", "_compose(second, first)")],
         [composed(Coupled())],
     ),
     "VP: root of the mean dropped": (

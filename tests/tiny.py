@@ -98,17 +98,22 @@ def shrink_latent(config: dict, folder: Path) -> None:
     if kind == "NVAE":
         own["image_size"] = NARROW
     if kind == "PretrainedAutoencoder":
-        own["folder"] = pretrained(folder / "autoencoder")
+        factor = own["image_size"] // network["image_size"]
+        channels = config["data"]["init_args"]["channels"]
+        own["folder"] = pretrained(folder / "autoencoder", factor, channels)
 
 
-def pretrained(folder: Path) -> str:
-    """A tiny autoencoder as diffusers save it: a side of 64 makes 4 x 8 x 8 latents."""
+def pretrained(folder: Path, factor: int, channels: int) -> str:
+    """A tiny autoencoder as diffusers save it: 4 latent channels, the side divided by a factor."""
     import diffusers
 
+    levels = factor.bit_length()
     network = diffusers.AutoencoderKL(
-        block_out_channels=(4,) * 4,
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
+        in_channels=channels,
+        out_channels=channels,
+        block_out_channels=(4,) * levels,
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
         latent_channels=4,
         norm_num_groups=2,
     )
@@ -136,7 +141,9 @@ def shrunk(name: str, folder: Path) -> dict:
     if is_points or config["data"]["class_path"] == "Table":
         return config
     size = network["image_size"]
-    channels = network.get("image_channels", 3) if is_latent else network["in_channels"]
+    channels = (
+        network.get("image_channels", data["channels"]) if is_latent else network["in_channels"]
+    )
     channels = network.get("out_channels", channels)
     if is_latent:
         size -= 2 * data.get("pad", 0)

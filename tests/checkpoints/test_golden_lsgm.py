@@ -5,6 +5,7 @@ Where the two count differently, a conversion is stated: see ``Case``.
 
 import json
 import math
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 
@@ -174,6 +175,7 @@ class Case:
             ),
             train_autoencoder=self.is_trained,
             times=Importance(Likelihood(), data_var=data_var) if has_times else None,
+            averaged_prior=config.get("update_q_ema", False),
             kl=self.kl,
             penalty=PENALTY if self.is_trained else 0.0,
             prior_penalty=PENALTY / self.scale,
@@ -190,7 +192,7 @@ class Case:
         self.method.to(dtype).train()
         autoencoder.train()  # officially a frozen one normalises by batches too
 
-    def losses(self, step):
+    def losses(self, step, ema=None):
         """Losses of all phases, with their gradients on the parameters."""
         inputs = below(self.file, f"step{step}/")
         inputs = {key: value.to(self.dtype) for key, value in inputs.items()}
@@ -205,8 +207,10 @@ class Case:
             rng = Replay([*binarised, *latents, noise], [self.file[f"step{step}/rho_{side}"]])
             self.method.train_only(phase)
             at = self.config["first_global_step"] + step
-            found[phase] = self.method.loss(x0, None, phase, rng, at)
-            found[phase].total.backward()
+            is_averaged = ema is not None and phase in self.method.averaged_in
+            with ema.lend(self.method.prior.network) if is_averaged else nullcontext():
+                found[phase] = self.method.loss(x0, None, phase, rng, at)
+                found[phase].total.backward()
             assert not rng.normals
             assert not rng.uniforms
         self.method.requires_grad_(True)
@@ -378,7 +382,7 @@ def test_two_recorded_steps_with_averages(double):
     optimizers = optimizers_of(case)
     ema = EMA(case.method.prior.network, case.config["ema_decay"])
     for step in range(2):
-        check_losses(case, case.losses(step), step, 1e-8)
+        check_losses(case, case.losses(step, ema), step, 1e-8)
         if step == 1:  # what is recorded as norms of step 0 are those of step 1 again
             check_gradients(case, step, 1e-6)
         descend(case, optimizers)

@@ -188,6 +188,32 @@ def test_transitions_compose(process):
     torch.testing.assert_close(cov, whole.cov, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.parametrize("process", [VP(), CLD(), Coupled()], ids=repr)
+def test_later_times_in_a_row_are_those_one_by_one(process):
+    """Many times from one, unsorted and repeated, are integrated in a row."""
+    times = float64([0.7, 1e-9, 0.2, 1.0, 0.05, 0.2, 0.05 + 1e-7])
+    row = LinearSDE.transition(process, 0.05 * 1e-9, times)
+    for i, t in enumerate(times):
+        one = LinearSDE.transition(process, 0.05 * 1e-9, t)
+        torch.testing.assert_close(row.mean_matrix[i], one.mean_matrix, rtol=1e-11, atol=0.0)
+        torch.testing.assert_close(row.cov[i], one.cov, rtol=1e-10, atol=0.0)
+    assert row.cov.shape == (7, process.num_blocks, process.num_blocks)
+
+
+def test_an_integration_halves_only_where_it_must(monkeypatch):
+    """A plan of gddim asks for the angle at ten thousands of times: one integral serves all."""
+    seen = []
+    plain = LinearSDE._collocate
+
+    def counted(self, left, right):
+        seen.append(left.numel())
+        return plain(self, left, right)
+
+    monkeypatch.setattr(LinearSDE, "_collocate", counted)
+    LinearSDE.transition(Coupled(), 0.0, torch.linspace(0, 1, 10_000, dtype=torch.float64))
+    assert sum(seen) < 4 * 10_000 and len(seen) < 60
+
+
 @pytest.mark.parametrize("process", ALL, ids=IDS)
 def test_no_time_passes_no_noise(process):
     kernel = process.transition(float64([0.0, 0.4, 1.0]), float64([0.0, 0.4, 1.0]))

@@ -302,6 +302,10 @@ PHASES = {
         lambda: LSGM(PointVAE(), score(weight=Likelihood()), times=UniformTimes()),
         ["autoencoder", "prior"],
     ),
+    "averages": (
+        lambda: LSGM(PointVAE(), score(), times=UniformTimes(), averaged_prior=True),
+        ["autoencoder", "prior"],
+    ),
     "frozen": (
         lambda: LSGM(PointVAE(), score(weight=Likelihood()), train_autoencoder=False),
         ["prior"],
@@ -329,6 +333,7 @@ def test_phases_follow_from_what_is_asked_for(name):
         assert stepped == expected
     assert method.averaged == ("prior.generator" if name == "gan" else "prior.network",)
     assert method.kept == ("autoencoder",)
+    assert method.averaged_in == (("autoencoder",) if name == "averages" else ())
 
 
 @pytest.mark.parametrize("name", PHASES)
@@ -383,6 +388,20 @@ def test_the_encoder_learns_through_the_network():
         (
             lambda: LSGM(PointVAE(), score(), kl=KLSchedule(balance=True)),
             "balanced divergence needs `times`",
+        ),
+        (
+            lambda: LSGM(PointVAE(), score(), averaged_prior=True),
+            r"^averaged_prior=True is for .* phase of its own: give its `times` .*$",
+        ),
+        (
+            lambda: LSGM(
+                PointVAE(),
+                score(),
+                times=UniformTimes(),
+                train_autoencoder=False,
+                averaged_prior=True,
+            ),
+            r"^averaged_prior=True is for .* leave train_autoencoder=True, .*$",
         ),
         (lambda: VAE(nn.Linear(2, 2)), "an Autoencoder is needed, got Linear"),
         (lambda: VAE(PointVAE()).grid(3), "without a step"),
@@ -692,6 +711,16 @@ ARRANGEMENTS = {
         autoencoder=AUTOENCODER,
         prior=entry("DDPM", network=latent_network(num_classes=3), pairing="stratified"),
         times=entry("Importance", weight=LIKELIHOOD),
+    ),
+    "averages": entry(
+        "LSGM",
+        autoencoder=AUTOENCODER,
+        prior=entry(
+            "DDPM", network=shares(latent_network(dropout=0.2)), mixed_score=True, weight=LIKELIHOOD
+        ),
+        times=entry("Importance", weight=LIKELIHOOD),
+        averaged_prior=True,
+        prior_penalty=1e-2,
     ),
     "velocities": entry(
         "LSGM",

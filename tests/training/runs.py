@@ -14,14 +14,24 @@ from pathlib import Path
 
 import torch
 
+from trilemma.autoencoders import TableVAE
 from trilemma.checkpoints import store
 from trilemma.data import Batch, Data, Toy
-from trilemma.methods import DDGAN
-from trilemma.networks import Discriminator, NCSNpp, PointDiscriminator, PointGenerator
+from trilemma.methods import DDGAN, DDPM, LSGM, UniformTimes
+from trilemma.methods.base import Method
+from trilemma.networks import (
+    Discriminator,
+    NCSNpp,
+    PointDiscriminator,
+    PointGenerator,
+    PointScore,
+)
 from trilemma.training import Adam, Trainer
 
 CUT = {"lr": 2e-3, "adam_betas": (0.5, 0.9), "eps": 1e-4}
 """A large eps, so that Adam does not turn the rounding of vanishing gradients into whole steps."""
+LATENTS = {"autoencoder": Adam(**CUT), "prior": Adam(**CUT)}
+"""Optimisers of latent models."""
 
 
 class Pictures(Data):
@@ -55,13 +65,15 @@ class Pictures(Data):
         return self
 
 
-def make_method(kind: str, dropout: float = 0.0, seed: int = 0) -> DDGAN:
+def make_method(kind: str, dropout: float = 0.0, seed: int = 0) -> Method:
     """A method of a few thousand weights, the same ones for the same seed."""
     torch.manual_seed(seed)
     if kind == "points":
         return DDGAN(
             PointGenerator(width=24, num_layers=2), PointDiscriminator(width=24, num_layers=2)
         )
+    if kind == "latents":
+        return make_latents(dropout)
     generator = NCSNpp(
         8,
         1,
@@ -85,8 +97,16 @@ def make_method(kind: str, dropout: float = 0.0, seed: int = 0) -> DDGAN:
     return DDGAN(generator, discriminator, num_steps=2, r1_weight=0.5, r1_every=2)
 
 
+def make_latents(dropout: float = 0.0, *, averaged: bool = True) -> LSGM:
+    """Points behind two latents, whose autoencoder sees the prior's averages."""
+    network = PointScore(2, width=24, num_layers=3)
+    network.layers[0] = torch.nn.Sequential(network.layers[0], torch.nn.Dropout(dropout))
+    autoencoder = TableVAE((0, 0), latent_dim=2, width=24, dropout=dropout)
+    return LSGM(autoencoder, DDPM(network), times=UniformTimes(), averaged_prior=averaged)
+
+
 def make_data(kind: str) -> Data:
-    return Toy("grid25", num_points=512) if kind == "points" else Pictures()
+    return Pictures() if kind == "images" else Toy("grid25", num_points=512)
 
 
 def make_trainer(num_steps: int = 12, **options) -> Trainer:
@@ -146,7 +166,8 @@ def main(entry: dict) -> None:
         data.on_fetch = stop
     if "backend" in entry:
         torch.compile = functools.partial(torch.compile, backend=entry["backend"])
-    trainer = make_trainer(**entry.get("trainer", {}))
+    recipes = LATENTS if kind == "latents" else None
+    trainer = make_trainer(optimizers=recipes, **entry.get("trainer", {}))
     method = make_method(kind, entry.get("dropout", 0.0))
     finished = trainer.fit(method, data, entry["out"], resume=entry.get("resume", False))
     print(f"finished {finished}", flush=True)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from pretend import pretend_gpu
 from torch import nn
 
 from trilemma.errors import ConfigError
@@ -80,6 +81,46 @@ def test_the_average_is_a_frozen_copy():
     net.move()
     assert not torch.equal(ema.network.weight, net.weight)
     assert not torch.equal(ema.network.weight, before)
+
+
+def test_lent_weights_are_the_averages_and_go_back():
+    """Values change hands, and nothing else: no tensor of the network becomes another."""
+    ema, _ = follow(0.9, 4)
+    net = Net()
+    own, average = net.weight.detach().clone(), ema.network.weight.detach().clone()
+    parameter, count = net.weight, net.count
+    places = {net.weight.data_ptr(), ema.network.weight.data_ptr()}
+    with pytest.raises(ZeroDivisionError), ema.lend(net):
+        assert net.weight is parameter
+        assert net.count is count
+        assert torch.equal(net.weight, average)
+        assert {net.weight.data_ptr(), ema.network.weight.data_ptr()} == places
+        raise ZeroDivisionError
+    assert net.weight is parameter
+    assert torch.equal(net.weight, own)
+    assert torch.equal(ema.network.weight, average)
+
+
+def test_gradients_pass_through_lent_weights_to_what_comes_before():
+    ema, _ = follow(0.9, 4)
+    net, x = Net().requires_grad_(False), torch.randn(5, 3, requires_grad=True)
+    with ema.lend(net):
+        (x @ net.weight).square().sum().backward()
+    average = ema.network.weight
+    torch.testing.assert_close(x.grad, 2 * x.detach() @ average @ average.T)
+    assert net.weight.grad is None
+    assert average.grad is None
+
+
+def test_lending_never_waits_for_a_device(monkeypatch):
+    with pretend_gpu(monkeypatch) as gpu:
+        net = nn.Linear(3, 2).to("cuda")
+        ema, x = EMA(net, 0.9), torch.randn(4, 3, device="cuda", requires_grad=True)
+        gpu.syncs.clear()
+        with ema.lend(net):
+            net(x).sum().backward()
+        assert x.grad.device.type == net.weight.device.type == "cuda"
+        assert gpu.syncs == []
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0, 2.0, float("nan")])

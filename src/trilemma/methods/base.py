@@ -39,6 +39,8 @@ class Method(nn.Module, ABC):
     """Phase name to the names of the submodules that it trains, in order."""
     averaged: tuple[str, ...]
     """Networks whose exponential moving average is kept and sampled from."""
+    averaged_in: tuple[str, ...] = ()
+    """Phases whose loss sees these networks with averaged weights, but for those it trains."""
     process: LinearSDE
     default_steps: int
     """Steps of the default sampling grid."""

@@ -25,6 +25,9 @@ With tied times a single pass back trains both, each on its own weight, where th
 two: see ``ScoreMatching.tied_losses``. The prior's optimiser is ``prior`` in all cases
 (``discriminator`` and ``generator`` for a GAN).
 
+With separate passes the autoencoder may see the prior's moving averages (``averaged_prior``), as
+samples do. Gradients go through them to the encoder and leave them as they are.
+
 Source: Vahdat, Kreis, Kautz: Score-based generative modeling in latent space, 2021, algorithms 1
 to 3.
 """
@@ -69,6 +72,8 @@ class LSGM(LatentMethod):
         prior: the method on latents, whose network takes ``autoencoder.latent_shape``.
         train_autoencoder: train it with the prior; else it stays as it is.
         times: density of times of the autoencoder's cross entropy; the prior's by default.
+        averaged_prior: train the autoencoder on the prior's averages, which the trainer puts in
+            the place of its weights; only where ``times`` are given.
         kl: coefficient of the divergence over training; one throughout by default.
         penalty: weight of the autoencoder's spectral norms and normalisation scales, >= 0.
         prior_penalty: the same for the prior's network.
@@ -91,6 +96,7 @@ class LSGM(LatentMethod):
         *,
         train_autoencoder: bool = True,
         times: Proposal | None = None,
+        averaged_prior: bool = False,
         kl: KLSchedule | None = None,
         penalty: float = 0.0,
         prior_penalty: float = 0.0,
@@ -142,6 +148,12 @@ class LSGM(LatentMethod):
         self._is_tied = train_autoencoder and times is None and not has_one_weight
         if self._is_tied and self.kl.balance:
             raise ConfigError("a balanced divergence needs `times` of the autoencoder's own")
+        if averaged_prior and (times is None or not train_autoencoder):
+            raise ConfigError(
+                "averaged_prior=True is for an autoencoder that is trained in a phase of its own: "
+                "give its `times` and leave train_autoencoder=True, or leave averaged_prior out"
+            )
+        self.averaged_in = ("autoencoder",) if averaged_prior else ()
         if train_autoencoder and times is None:
             self.phases = {"joint": ("autoencoder", *nested["prior"])}
         elif train_autoencoder:

@@ -38,8 +38,10 @@ __all__ = ["LinearSDE", "Posterior", "Transition", "act", "as_times", "cholesky"
 
 NUM_PANELS = 8
 """Panels with which the default integration of the moment equations starts."""
-MIN_PANEL = 2.0**-24
-"""Smallest panel, as a share of the interval."""
+MAX_HALVINGS = 21
+"""How often a panel is halved at most."""
+MAX_ENTRIES = 2**21
+"""Entries of the linear systems that are solved at once; 16 MiB."""
 TOLERANCE = 1e-12
 """Agreement of a panel with its halves, relative to the largest entry; halves are much closer."""
 
@@ -156,7 +158,8 @@ class LinearSDE(ABC):
         """Return the kernel u_t | u_s by integrating the moment equations.
 
         Four-stage Gauss-Legendre collocation (order 8, A-stable) on panels that are halved until
-        a panel and its halves agree to ``TOLERANCE``, so that rates may vary by any factor.
+        a panel and its halves agree to ``TOLERANCE``, so that rates may vary by any factor. Later
+        times that share their earlier one are integrated in a row, from each to the next.
 
         Args:
             s: earlier times, any shape.
@@ -166,21 +169,42 @@ class LinearSDE(ABC):
             ConfigError: if some t < s.
         """
         s, t = self._ordered(s, t)
-        k = self.num_blocks
-        mean = torch.eye(k, dtype=torch.float64, device=t.device).expand(*t.shape, k, k)
-        kernel = Transition(mean, torch.zeros_like(mean))
-        todo = [(i / NUM_PANELS, (i + 1) / NUM_PANELS) for i in reversed(range(NUM_PANELS))]
-        while todo:
-            left, right = todo.pop()
-            middle = (left + right) / 2
-            low, centre, high = (s + (t - s) * place for place in (left, middle, right))
-            whole = self._collocate(low, high)
-            halves = _compose(self._collocate(low, centre), self._collocate(centre, high))
-            if right - left <= MIN_PANEL or _agree(whole, halves):
-                kernel = _compose(kernel, halves)
-            else:
-                todo += [(middle, right), (left, middle)]
+        places = torch.linspace(0, 1, NUM_PANELS + 1, dtype=t.dtype, device=t.device)
+        if t.numel() > 1 and bool((s == s.reshape(-1)[0]).all()):
+            origin, flat = s.reshape(-1)[0], t.reshape(-1)
+            marks = torch.cat([torch.lerp(origin, flat.max(), places), flat])
+            edges, order = marks.sort(stable=True)  # the origin is first
+            kernels = _gathered(self._integrate(edges[:-1], edges[1:]))
+            rank = order.argsort()[len(places) :].reshape(t.shape)
+            return Transition(*(blocks[rank] for blocks in kernels))
+        edges = torch.lerp(s[..., None], t[..., None], places)
+        panels = self._integrate(edges[..., :-1].reshape(-1), edges[..., 1:].reshape(-1))
+        mean, cov = (x.view(*t.shape, NUM_PANELS, *x.shape[1:]) for x in panels)
+        kernel = Transition(mean[..., 0, :, :], cov[..., 0, :, :])
+        for i in range(1, NUM_PANELS):
+            kernel = _compose(kernel, Transition(mean[..., i, :, :], cov[..., i, :, :]))
         return kernel
+
+    def _integrate(self, left: Tensor, right: Tensor, depth: int = MAX_HALVINGS) -> Transition:
+        """Kernels of intervals (n), halved one by one where that changes them."""
+        chunk = MAX_ENTRIES // (4 * self.num_blocks**2) ** 2
+        if len(left) > chunk:
+            pairs = zip(left.split(chunk), right.split(chunk), strict=True)
+            done = [self._integrate(*pair, depth) for pair in pairs]
+            return Transition(*(torch.cat(parts) for parts in zip(*done, strict=True)))
+        middle = (left + right) / 2
+        whole = self._collocate(left, right)
+        halves = _compose(self._collocate(left, middle), self._collocate(middle, right))
+        rough = (~_agree(whole, halves)).nonzero()[:, 0]
+        if depth == 0 or len(rough) == 0:
+            return halves
+        ends = torch.cat([left[rough], middle[rough]]), torch.cat([middle[rough], right[rough]])
+        finer = self._integrate(*ends, depth - 1)
+        first, second = (
+            Transition(*pair) for pair in zip(*(x.chunk(2) for x in finer), strict=True)
+        )
+        pairs_of = zip(halves, _compose(first, second), strict=True)
+        return Transition(*(mine.index_put((rough,), its) for mine, its in pairs_of))
 
     def _collocate(self, left: Tensor, right: Tensor) -> Transition:
         """One panel of the linear system y' = A(t) y + b(t), y = (vec Psi, vec Q)."""
@@ -323,13 +347,36 @@ def _compose(first: Transition, second: Transition) -> Transition:
     return Transition(psi @ first.mean_matrix, psi @ first.cov @ psi.mT + second.cov)
 
 
-def _agree(a: Transition, b: Transition) -> bool:
-    """Whether two kernels are equal to ``TOLERANCE`` of their largest entries."""
-    for mine, its in zip(a, b, strict=True):
-        scale = its.abs().amax(dim=(-1, -2), keepdim=True)
-        if bool(((mine - its).abs() > TOLERANCE * scale).any()):
-            return False
-    return True
+def _gathered(kernels: Transition) -> Transition:
+    """Kernels (n + 1) from the start to the end of each of n intervals in a row; first none.
+
+    Composition is associative, so log2 n rounds do it: each doubles the reach of every kernel.
+    """
+    none = torch.eye(kernels.cov.shape[-1], dtype=kernels.cov.dtype, device=kernels.cov.device)[
+        None
+    ]
+    kernels = Transition(
+        torch.cat([none, kernels.mean_matrix]), torch.cat([torch.zeros_like(none), kernels.cov])
+    )
+    reach = 1
+    while reach < len(kernels.cov):
+        early = Transition(*(x[:-reach] for x in kernels))
+        late = Transition(*(x[reach:] for x in kernels))
+        pairs = zip(kernels, _compose(early, late), strict=True)
+        kernels = Transition(*(torch.cat([x[:reach], y]) for x, y in pairs))
+        reach *= 2
+    return kernels
+
+
+def _agree(a: Transition, b: Transition) -> Tensor:
+    """Whether kernels (n) are equal to ``TOLERANCE`` of their largest entries, (n)."""
+    near = [
+        ((mine - its).abs() <= TOLERANCE * its.abs().amax(dim=(-1, -2), keepdim=True))
+        .all(-1)
+        .all(-1)
+        for mine, its in zip(a, b, strict=True)
+    ]
+    return near[0] & near[1]
 
 
 class _Reversed(LinearSDE):

@@ -200,11 +200,12 @@ class GDDIM(Sampler):
         to_eps = -factors[:-1].mT
         if self.stochasticity:
             return self._noisy(process, grid, back, factors, to_eps)
-        table = self._quadrature(process, grid)
+        has_closed_form = self.num_history == 1 and self.factor == "rotated"
+        table = None if has_closed_form else self._quadrature(process, grid)
         rows = []
         for n in range(len(t)):
             count = min(self.num_history, n + 1)
-            if count == 1 and self.factor == "rotated":
+            if table is None or (count == 1 and self.factor == "rotated"):
                 on_eps = [factors[n + 1] - back[n] @ factors[n]]
             else:
                 on_eps = table.coefficients(grid, n, count)

@@ -315,12 +315,15 @@ class Trainer:
         inputs = [
             self._augment(run, batch, micro, shards) for micro, batch in enumerate(micro_batches)
         ]
-        for phase in run.method.phases:
+        for phase, trained in run.method.phases.items():
             run.method.train_only(phase)
             for micro, (x0, label) in enumerate(inputs):
                 rng = self._rng(run, phase, micro, shards, len(x0))
                 is_last = micro == len(inputs) - 1
                 with contextlib.ExitStack() as stack:
+                    for name, ema in run.emas.items():
+                        if phase in run.method.averaged_in and name not in trained:
+                            stack.enter_context(ema.lend(run.raw[name]))
                     if not is_last:
                         for network in run.method.phase_networks(phase):
                             stack.enter_context(accelerator.no_sync(network))
