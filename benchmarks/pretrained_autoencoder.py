@@ -19,6 +19,8 @@ import diffusers
 import torch
 
 from trilemma.data import HubImages
+from trilemma.images import to_uint8
+from trilemma.metrics import evaluate, extractor_for
 
 
 def network(args):
@@ -109,6 +111,27 @@ def judge(net, data):
     }
 
 
+@torch.no_grad()
+def distance(net, train_data, test_data, num=2000):
+    """Distance of decoded test digits from training digits; the floor is theirs before."""
+    rng = torch.Generator().manual_seed(0)
+    real = train_data.images_uint8(torch.randperm(len(train_data), generator=rng)[:num])
+    index = torch.randperm(len(test_data), generator=rng)[:num]
+    decoded = [
+        net.decode(net.encode(test_data.fetch(i).x0).latent_dist.mean).sample
+        for i in index.split(500)
+    ]
+    records = evaluate(
+        to_uint8(torch.cat(decoded)),
+        real,
+        extractor_for(real),
+        split="train",
+        floor_real=test_data.images_uint8(index),
+    )
+    found = next(r for r in records if r.name == "fd_digits")
+    return {"fd_digits": found.value, "fd_digits_floor": found.floor, "num_decoded": num}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, help="MNIST, as for training")
@@ -124,6 +147,7 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     data = HubImages(args.data, split="train", channels=1)
+    test_data = data.split("test")
     net, seconds = train(data, args)
     result = {
         "date": datetime.date.today().isoformat(),
@@ -136,7 +160,8 @@ def main():
         **seconds,
         "parameters": sum(p.numel() for p in net.parameters()),
         **scale(net, data),
-        **judge(net, data.split("test")),
+        **judge(net, test_data),
+        **distance(net, data, test_data),
     }
     net.save_pretrained(args.out)
     print(json.dumps(result, indent=2))

@@ -437,3 +437,31 @@ def test_resuming_keeps_the_settings_until_it_works(trained, capsys):
     assert main([*call, "--trainer.log_every", "3"]) == 0
     assert "resuming with other settings: trainer.log_every" in plain(capsys.readouterr().out)
     (trained / "config.yaml").write_text(before)
+
+
+def test_the_hub_does_not_report_its_retries():
+    """Its loggers are made when it is loaded, after our first line."""
+    code = "import logging, trilemma.cli as c; c.main(['recipes']); import huggingface_hub as h;"
+    code += "import huggingface_hub.utils._http;"
+    code += "print('level', logging.getLogger('huggingface_hub').getEffectiveLevel())"
+    done = subprocess.run([sys.executable, "-c", code], env=ENV, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "level 40", done.stderr
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        ["evaluate", "ddgan-mnist", "--data", "digits", "--json"],
+        ["likelihood", "ddpm-mnist", "--data", "digits", "--json"],
+        ["features", "--data", "digits", "-o"],
+        ["interpolate", "ddgan-mnist", "-o"],
+        ["convert", "ddgan", "a.pth", "--config", "cifar10", "-o"],
+    ],
+    ids=lambda call: call[0],
+)
+def test_a_folder_is_no_file_to_write(call, tmp_path, capsys):
+    for name in (".", str(tmp_path)):
+        with pytest.raises(SystemExit) as stopped:
+            main([*call, name])
+        assert stopped.value.code == 2
+        assert f"{name} is a folder" in capsys.readouterr().err

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import test_ancestral
+import test_averaged_prior
 import test_ddgan
 import test_ema
 import test_generator_golden
@@ -692,6 +693,28 @@ MUTANTS = {
             )
         ],
     ),
+    "trainer: upside down": (
+        Trainer,
+        "_augment",
+        [("x0.flip(-1)", "x0.flip(-2)")],
+        [lambda: mirrored()],
+    ),
+    "trainer: never mirrored": (
+        Trainer,
+        "_augment",
+        [("integers(2)", "integers(1)")],
+        [lambda: mirrored()],
+    ),
+    "trainer: averages of the prior not shown": (
+        Trainer,
+        "_train_step",
+        [("phase in run.method.averaged_in and name not in trained", "False")],
+        [
+            lambda: test_averaged_prior.test_the_autoencoder_sees_the_averages_and_the_prior_itself(
+                Path(new_folder()), True
+            )
+        ],
+    ),
     "store: digest not compared": (
         store,
         "read",
@@ -699,6 +722,13 @@ MUTANTS = {
         [lambda: flipped_byte_is_refused()],
     ),
 }
+
+
+def mirrored():
+    with pytest.MonkeyPatch.context() as patch:
+        test_trainer.test_half_of_the_images_are_mirrored_left_to_right(
+            True, Path(new_folder()), patch
+        )
 
 
 def new_folder():

@@ -7,7 +7,7 @@ was wrong, 1 that something on the way failed.
 from __future__ import annotations
 
 import argparse
-import logging
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -31,7 +31,7 @@ EPILOG = """examples:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # retries, before an error
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # no line per retry, before our own
     parser = _parser()
     known, extra = parser.parse_known_args(arguments)
     try:

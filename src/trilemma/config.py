@@ -337,6 +337,9 @@ def _own_error(error: BaseException | None) -> TrilemmaError | None:
     return error
 
 
+KINDS = {"float": "a finite number", "int": "a whole number", "bool": "true or false"}
+
+
 def _one_line(error: Exception) -> str:
     """The telling lines of a parser's error, joined."""
     lines = [line.strip(" -") for line in str(error).splitlines()]
@@ -348,4 +351,6 @@ def _one_line(error: Exception) -> str:
     )
     noise += ("Given value type", "Problem with given class_path")
     kept = [line for line in lines if line and not line.startswith(noise)]
-    return re.split(r" Given value: (?:\{|Namespace)", " ".join(kept))[0]
+    text = re.split(r" Given value: (?:\{|Namespace)", " ".join(kept))[0]
+    wanted = r"Expected a <class '(\w+)'>"
+    return re.sub(wanted, lambda found: f"{KINDS.get(found[1], found[1])} is needed", text)

@@ -39,6 +39,7 @@ from trilemma.likelihood import (
     negative_log_likelihood,
 )
 from trilemma.methods import LSGM, VAE
+from trilemma.methods.base import Method
 from trilemma.methods.score import ScoreMatching
 from trilemma.methods.vae import LatentMethod
 from trilemma.metrics import (
@@ -64,6 +65,7 @@ from trilemma.rng import SampleRng
 
 __all__ = [
     "LikelihoodResult",
+    "check_density",
     "class_counts",
     "evaluate_samples",
     "likelihood",
@@ -334,11 +336,7 @@ def likelihood(
         ConfigError: for a model without a score, or several draws of latents that it does not have.
     """
     method = pipeline.method
-    if num_draws != 1 and not isinstance(method, LatentMethod):
-        raise ConfigError(
-            f"{num_draws} draws: {type(method).__name__} has no autoencoder, hence no latents to "
-            "draw several times; leave it at 1"
-        )
+    check_density(method, num_draws)
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:num]
     device = next(method.parameters()).device
     options: dict[str, Any] = {"divergence": divergence, "probe": probe}
@@ -373,6 +371,29 @@ def likelihood(
         if progress is not None:
             progress(len(chunk))
     return _joined(parts)
+
+
+def check_density(method: Method, num_draws: int = 1) -> None:
+    """Refuse a model without a likelihood, or draws of latents that it does not have.
+
+    Args:
+        method: of the model.
+        num_draws: of the latents, per datum.
+
+    Raises:
+        ConfigError: for either.
+    """
+    innermost = method.prior if isinstance(method, LSGM) else method
+    if not isinstance(innermost, ScoreMatching | VAE):
+        raise ConfigError(
+            f"a likelihood needs a score; {type(innermost).__name__} draws samples and has no "
+            "density"
+        )
+    if num_draws != 1 and not isinstance(method, LatentMethod):
+        raise ConfigError(
+            f"{num_draws} draws: {type(method).__name__} has no autoencoder, hence no latents to "
+            "draw several times; leave it at 1"
+        )
 
 
 def _latent_part(

@@ -7,6 +7,7 @@ networks from that configuration and never executes code from the file.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -420,8 +421,8 @@ def _check_counts(num: int, batch_size: int) -> None:
 
 
 def _check_temperature(temperature: float) -> None:
-    if not temperature >= 0:
-        raise ConfigError(f"temperature={temperature} must be >= 0")
+    if not 0 <= temperature < math.inf:
+        raise ConfigError(f"temperature={temperature} must be a finite number >= 0")
 
 
 def save_pipeline(

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from trilemma.errors import ConfigError
-from trilemma.networks import Discriminator
+from trilemma.networks import Discriminator, StridedDiscriminator
 from trilemma.networks.discriminator import minibatch_stddev
 
 TINY = {"channels": 4, "embed_dim": 8, "widths": (1, 2), "downs": (False, True)}
@@ -127,3 +127,15 @@ def test_errors_name_the_argument():
         Discriminator(**TINY)(image, t, image, t)
     with pytest.raises(ConfigError, match="3 classes"):
         Discriminator(**TINY, num_classes=3)(image, t, image)
+
+
+@pytest.mark.parametrize("kind", [Discriminator, StridedDiscriminator])
+def test_one_step_serves_the_whole_batch(kind):
+    network = kind(**TINY) if kind is Discriminator else kind(8, 3, channels=4, num_layers=2)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    u_s, u_t = torch.randn(2, 4, 3, 8, 8)
+    each = network(u_s, torch.full((4,), 2), u_t)
+    assert torch.equal(network(u_s, 2, u_t), each)
+    assert torch.equal(network(u_s, torch.tensor(2), u_t), each)
+    assert not torch.equal(network(u_s, 1, u_t), each)

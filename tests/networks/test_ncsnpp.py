@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from trilemma.errors import ConfigError
 from trilemma.networks import NCSNpp
@@ -194,9 +195,35 @@ def test_dropout_is_off_in_eval_mode():
     assert not torch.equal(network(u, t), network(u, t))
 
 
+FORMULAS = {
+    "relu": lambda x: x.clamp_min(0),
+    "elu": lambda x: torch.where(x > 0, x, x.exp() - 1),
+    "leaky_relu": lambda x: torch.where(x > 0, x, 0.2 * x),
+}
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+@pytest.mark.parametrize("pyramid", ["none", "output_skip"])
+def test_activations_stand_wherever_the_default_stands(name, pyramid, monkeypatch):
+    """The same weights, with the default itself replaced by the formula."""
+    options = {**TINY, "output_pyramid": pyramid}
+    network = excite(NCSNpp(**options, activation=name))
+    twin = NCSNpp(**options).eval()
+    twin.load_state_dict(network.state_dict())
+    replaced = [m for m in twin.modules() if getattr(m, "activation", None) is F.silu]
+    for module in replaced:
+        module.activation = FORMULAS[name]
+    u, t = torch.randn(2, 3, 8, 8), torch.tensor([0, 3])
+    with torch.no_grad():
+        torch.testing.assert_close(network(u, t), twin(u, t), rtol=1e-4, atol=1e-4)
+    monkeypatch.setattr(F, "silu", None)  # nothing calls the default past its argument
+    network(u, t)
+
+
 @pytest.mark.parametrize("embedding", ["positional", "fourier_linear", "none"])
 def test_one_time_serves_the_whole_batch(embedding):
     network = excite(NCSNpp(**{**TINY, "time_embedding": embedding}))
     u, t = torch.randn(3, 3, 8, 8), torch.tensor(0.25)
     with torch.no_grad():
         assert torch.equal(network(u, t), network(u, t.expand(3)))
+        assert torch.equal(network(u, 0.25), network(u, t.expand(3)))

@@ -466,3 +466,27 @@ def test_half_precision_trains_and_stays_float32_where_it_matters(tmp_path):
     state = runs.final_state(tmp_path)
     assert {v.dtype for v in state.values() if v.is_floating_point()} == {torch.float32}
     assert all(0 < record["generator/loss"] < 5 for record in runs.losses(tmp_path))
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_half_of_the_images_are_mirrored_left_to_right(flip, tmp_path, monkeypatch):
+    """What the loss is given, row by row, against what the data gave."""
+    data, fetched, seen = runs.Pictures(), [], []
+    data.flip = flip
+    data.on_fetch = lambda call, x0: fetched.append(x0.clone()) or x0
+    plain = DDGAN.loss
+
+    def spy(self, x0, label, phase, rng, step):
+        if phase == "generator":
+            seen.append(x0.clone())
+        return plain(self, x0, label, phase, rng, step)
+
+    monkeypatch.setattr(DDGAN, "loss", spy)
+    runs.make_trainer(12).fit(runs.make_method("images"), data, tmp_path)
+    given, used = torch.cat(fetched), torch.cat(seen)
+    assert len(given) == len(used) == 12 * 16
+    as_they_are = (used == given).flatten(1).all(1)
+    mirrored = (used == given.flip(-1)).flatten(1).all(1)
+    assert bool((as_they_are ^ mirrored).all())
+    share = mirrored.double().mean()
+    assert 0.35 < share < 0.65 if flip else share == 0

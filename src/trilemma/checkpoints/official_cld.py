@@ -54,6 +54,7 @@ _WEIGHTS = {
     "reweightedv1": "Reweighted",
     "likelihood": "Likelihood",
 }
+_ACTIVATIONS = {"swish": "silu", "relu": "relu", "elu": "elu", "lrelu": "leaky_relu"}
 _OBJECTIVES = {"hsm": "hybrid", "dsm": "denoising"}
 
 _COMMON: dict[str, Any] = {
@@ -262,7 +263,7 @@ def ema_state(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
 
 def _describe_ncsnpp(get: Arguments, blocks: int) -> dict[str, Any]:
     """Arguments of ``NCSNpp``; flags that the official network never reads are not looked at."""
-    _one_of(get, "nonlinearity", ("swish",))
+    activation = _ACTIVATIONS[_one_of(get, "nonlinearity", _ACTIVATIONS, default="swish")]
     _one_of(get, "resblock_type", ("biggan",), "'ddpm' never ran officially")
     output_pyramid = _one_of(
         get, "progressive", ("none", "output_skip"), "'residual' never ran officially"
@@ -287,6 +288,7 @@ def _describe_ncsnpp(get: Arguments, blocks: int) -> dict[str, Any]:
         "output_pyramid": output_pyramid,
         "time_embedding": embedding,
         "fourier_scale": float(get("fourier_scale", 16)),
+        **({} if activation == "silu" else {"activation": activation}),
     }
 
 

@@ -42,8 +42,10 @@ def write_bytes(path: Path, payload: bytes) -> None:
     """Write a file whole or not at all: temporary name, fsync, rename, fsync of the folder.
 
     Raises:
-        CheckpointError: if the disk is full or the folder cannot be written.
+        CheckpointError: if the disk is full, the folder cannot be written or the path is a folder.
     """
+    if not path.name or path.is_dir():
+        raise CheckpointError(f"cannot write {path}: it is a folder")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ import argparse
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -27,6 +28,7 @@ __all__ = [
     "load_model",
     "need_images",
     "num_cores",
+    "output_file",
     "pairs",
     "walk_of",
 ]
@@ -118,6 +120,18 @@ def add_temperature(parser: argparse.ArgumentParser) -> None:
         help="scale of the noise that sampling starts from; below 1 samples are more alike and "
         "often cleaner (1)",
     )
+
+
+def output_file(text: str) -> str:
+    """Read the name of a file to write, before any work is done.
+
+    Raises:
+        ArgumentTypeError: if it names a folder.
+    """
+    path = Path(text)
+    if not path.name or text.endswith(os.sep) or path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is a folder; a file to write is needed")
+    return text
 
 
 def num_cores() -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from trilemma.commands.common import console
+from trilemma.commands.common import console, output_file
 from trilemma.errors import ConfigError
 
 __all__ = ["add"]
@@ -32,7 +32,9 @@ def add(commands: Any) -> None:
         "checkpoint*.pt of either stage (lsgm)",
     )
     convert.add_argument("--config", help="a name, see below, or FILE.json; needed but for lsgm")
-    convert.add_argument("-o", "--out", required=True, help="model file to write (.safetensors)")
+    convert.add_argument(
+        "-o", "--out", type=output_file, required=True, help="model file to write (.safetensors)"
+    )
     convert.set_defaults(run=_run)
 
 

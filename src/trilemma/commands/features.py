@@ -14,7 +14,7 @@ from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from trilemma.commands.common import check_counts, console, pairs
+from trilemma.commands.common import check_counts, console, output_file, pairs
 from trilemma.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
@@ -46,7 +46,9 @@ def add(commands: Any) -> None:
         "--data.channels 3 or --data.label_column none.",
     )
     features.add_argument("--data", required=True, help="images, as for training; or digits")
-    features.add_argument("-o", "--out", required=True, help="file to write (.safetensors)")
+    features.add_argument(
+        "-o", "--out", type=output_file, required=True, help="file to write (.safetensors)"
+    )
     features.add_argument(
         "--name", help="the distance is called fd_NAME; a-z, 0-9, _ (the name of the file)"
     )

@@ -17,6 +17,7 @@ from trilemma.commands.common import (
     counting_bar,
     load_model,
     need_images,
+    output_file,
     walk_of,
 )
 from trilemma.errors import ConfigError
@@ -71,7 +72,9 @@ def add(commands: Any) -> None:
     )
     add_walk(interpolate)
     add_temperature(interpolate)
-    interpolate.add_argument("-o", "--out", required=True, help="out.png, out.gif or out.mp4")
+    interpolate.add_argument(
+        "-o", "--out", type=output_file, required=True, help="out.png, out.gif or out.mp4"
+    )
     interpolate.set_defaults(run=_interpolate, takes_overrides=True)
 
     reconstruct = commands.add_parser(
@@ -85,7 +88,7 @@ def add(commands: Any) -> None:
     reconstruct.add_argument("--split", default="test", help="split of the real data (test)")
     reconstruct.add_argument("-n", "--num", type=int, default=40, help="pictures (40)")
     reconstruct.add_argument("--batch-size", type=int, default=64, help="pictures per call (64)")
-    reconstruct.add_argument("-o", "--out", required=True, help="out.png")
+    reconstruct.add_argument("-o", "--out", type=output_file, required=True, help="out.png")
     reconstruct.set_defaults(run=_reconstruct)
 
 

@@ -18,6 +18,7 @@ from trilemma.commands.common import (
     counting_bar,
     default_split,
     load_model,
+    output_file,
     walk_of,
 )
 from trilemma.errors import ConfigError
@@ -37,7 +38,7 @@ def add(commands: Any) -> None:
     evaluate.add_argument("-n", "--num", type=int, default=10_000, help="samples (10000)")
     add_walk(evaluate)
     evaluate.add_argument("--extractor", help="feature extractor (what suits the images)")
-    evaluate.add_argument("--json", help="write the records to this file")
+    evaluate.add_argument("--json", type=output_file, help="write the records to this file")
     evaluate.set_defaults(run=_evaluate, takes_overrides=True)
 
     likelihood = commands.add_parser(
@@ -74,7 +75,7 @@ def add(commands: Any) -> None:
     )
     likelihood.add_argument("--seed", type=int, default=0, help="seed of noise and probes (0)")
     likelihood.add_argument("--batch-size", type=int, default=64, help="data per call (64)")
-    likelihood.add_argument("--json", help="write the result to this file")
+    likelihood.add_argument("--json", type=output_file, help="write the result to this file")
     likelihood.set_defaults(run=_likelihood)
 
 
@@ -142,12 +143,13 @@ def _record_table(records: list[Record]) -> Table:
 
 def _likelihood(options: argparse.Namespace) -> int:
     from trilemma.checkpoints.store import write_bytes
-    from trilemma.evaluation import likelihood, reference_data
+    from trilemma.evaluation import check_density, likelihood, reference_data
 
     check_counts(options, "num", "batch_size", "draws")
     if not options.tolerance > 0:
         raise ConfigError(f"--tolerance {options.tolerance} must be positive")
     pipeline = load_model(options)
+    check_density(pipeline.method, options.draws)
     data = reference_data(options.data, options.split, pipeline.event_shape, card=pipeline.card)
     with counting_bar("integrating", min(options.num, len(data))) as progress:
         found = likelihood(

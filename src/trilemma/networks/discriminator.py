@@ -27,8 +27,9 @@ from trilemma.networks.layers import (
     conv,
     linear,
     make_resampler,
+    one_each,
 )
-from trilemma.typing import Image, Labels, Steps
+from trilemma.typing import Image, Labels, OneTime, Steps
 
 __all__ = ["Discriminator", "StridedDiscriminator", "minibatch_stddev"]
 
@@ -179,18 +180,20 @@ class Discriminator(nn.Module):
             final_scale=1.0,
         )
 
-    def forward(self, u_s: Image, t: Steps, u_t: Image, label: Labels | None = None) -> Tensor:
+    def forward(
+        self, u_s: Image, t: Steps | OneTime | int, u_t: Image, label: Labels | None = None
+    ) -> Tensor:
         """Return logits (b, 1), large for real pairs.
 
         Args:
             u_s: cleaner images (b, c, h, w), real or generated.
-            t: step indices (b), 0 for the step that ends at clean data.
+            t: step indices (b), or one for all; 0 for the step that ends at clean data.
             u_t: noisier images (b, c, h, w), always real.
             label: class labels (b), if the discriminator is conditional.
         """
         if (label is None) != (self.label is None):
             raise ConfigError(f"this discriminator takes labels of {self.num_classes} classes")
-        time = _leaky(self.time2(_leaky(self.time1(self.embed(t)))))
+        time = _leaky(self.time2(_leaky(self.time1(self.embed(one_each(t, u_s))))))
         if self.label is not None:
             time = time + self.label(label)
         h = torch.cat([u_s, u_t], dim=1)
@@ -247,11 +250,13 @@ class StridedDiscriminator(nn.Module):
         self.shifts = nn.ModuleList(nn.Linear(embed_dim, width) for width in widths[1:])
         self.out = nn.Linear((widths[-1] + 1) * side**2, 1)
 
-    def forward(self, u_s: Image, t: Steps, u_t: Image, label: Labels | None = None) -> Tensor:
+    def forward(
+        self, u_s: Image, t: Steps | OneTime | int, u_t: Image, label: Labels | None = None
+    ) -> Tensor:
         """Return logits (b, 1), large for real pairs; arguments as of ``Discriminator``."""
         if (label is None) != (self.label is None):
             raise ConfigError(f"this discriminator takes labels of {self.num_classes} classes")
-        time = _leaky(self.time(self.embed(t)))
+        time = _leaky(self.time(self.embed(one_each(t, u_s))))
         if self.label is not None:
             time = time + self.label(label)
         h = torch.cat([u_s, u_t], dim=1)

@@ -39,6 +39,7 @@ __all__ = [
     "init_uniform_",
     "linear",
     "make_resampler",
+    "one_each",
 ]
 
 Fan = Literal["average", "out"]
@@ -160,6 +161,12 @@ class PixelNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return x / sqrt(mean(x^2) + 1e-8)."""
         return x * torch.rsqrt(x.square().mean(dim=1, keepdim=True) + 1e-8)
+
+
+def one_each(t: Tensor | float, x: Tensor) -> Tensor:
+    """Times or steps (b) of a batch x of b: a number, or a single one, counts for all."""
+    t = torch.as_tensor(t, device=x.device)
+    return t.expand(len(x)) if t.dim() == 0 else t
 
 
 class SinusoidalEmbedding(nn.Module):

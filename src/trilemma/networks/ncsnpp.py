@@ -19,7 +19,8 @@ the way to afford it on a CPU.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -41,6 +42,7 @@ from trilemma.networks.layers import (
     group_norm,
     linear,
     make_resampler,
+    one_each,
 )
 from trilemma.typing import Image, Labels, OneTime, TimesOrSteps
 
@@ -48,6 +50,13 @@ __all__ = ["NCSNpp"]
 
 Conditioning = tuple[Tensor | None, Tensor | None]
 """Time embedding (b, 4 channels) and style (b, style_dim), each None where unused."""
+Activation = Callable[[Tensor], Tensor]
+ACTIVATIONS: dict[str, Activation] = {
+    "silu": F.silu,
+    "relu": F.relu,
+    "elu": F.elu,
+    "leaky_relu": partial(F.leaky_relu, negative_slope=0.2),
+}
 
 
 class ResBlock(nn.Module):
@@ -59,6 +68,7 @@ class ResBlock(nn.Module):
         style_dims: style sizes of the two norms; 0 makes a norm an ordinary affine one.
         resample: "up", "down" or "none"; both branches are resampled.
         is_ddpm: the shortcut is a channel mix that starts at a tenth of the variance.
+        activation: after the norms.
     """
 
     def __init__(
@@ -73,8 +83,10 @@ class ResBlock(nn.Module):
         dropout: float = 0.0,
         rescale: bool = True,
         is_ddpm: bool = False,
+        activation: Activation = F.silu,
     ) -> None:
         super().__init__()
+        self.activation = activation
         self.norm1 = _norm(inputs, style_dims[0])
         self.conv1 = conv(inputs, outputs)
         self.time = linear(time_dim, outputs) if time_dim else None
@@ -90,11 +102,11 @@ class ResBlock(nn.Module):
     def forward(self, x: Image, cond: Conditioning) -> Image:
         """Map (b, inputs, h, w) to (b, outputs, h', w')."""
         time, style = cond
-        h = F.silu(_normalise(self.norm1, x, style))
+        h = self.activation(_normalise(self.norm1, x, style))
         h = self.conv1(self._resampled(h))
         if self.time is not None and time is not None:
             h = h + self.time(time)[:, :, None, None]
-        h = F.silu(_normalise(self.norm2, h, style))
+        h = self.activation(_normalise(self.norm2, h, style))
         h = self.conv2(self.dropout(h))
         return (self._skipped(x) + h).mul_(self.gain)
 
@@ -156,16 +168,17 @@ class SkipInput(nn.Module):
 
 
 class Head(nn.Module):
-    """Group norm, SiLU and a vanishing 3 x 3 convolution to the output channels."""
+    """Group norm, activation and a vanishing 3 x 3 convolution to the output channels."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, activation: Activation = F.silu) -> None:
         super().__init__()
+        self.activation = activation
         self.norm = group_norm(inputs)
         self.conv = conv(inputs, outputs, scale=0.0)
 
     def forward(self, x: Image) -> Image:
         """Map (b, inputs, h, w) to (b, outputs, h, w)."""
-        return self.conv(F.silu(self.norm(x)))
+        return self.conv(self.activation(self.norm(x)))
 
 
 class Level(nn.Module):
@@ -185,17 +198,19 @@ class Level(nn.Module):
 
 
 class TimeEmbedding(nn.Module):
-    """Embedding of time followed by two linear layers with SiLU between: (b) to (b, 4 n)."""
+    """Embedding of time, two linear layers with an activation between: (b) to (b, 4 n)."""
 
-    def __init__(self, embed: nn.Module, embed_dim: int, dim: int) -> None:
+    def __init__(
+        self, embed: nn.Module, embed_dim: int, dim: int, activation: Activation = F.silu
+    ) -> None:
         super().__init__()
-        self.embed = embed
+        self.embed, self.activation = embed, activation
         self.linear1 = linear(embed_dim, dim)
         self.linear2 = linear(dim, dim)
 
     def forward(self, t: TimesOrSteps) -> Tensor:
         """Embed times, or step indices, (b)."""
-        return self.linear2(F.silu(self.linear1(self.embed(t))))
+        return self.linear2(self.activation(self.linear1(self.embed(t))))
 
 
 class Mapping(nn.Sequential):
@@ -240,6 +255,7 @@ class NCSNpp(nn.Module):
         rescale_input: map inputs in [0, 1] to [-1, 1] first.
         tanh: bound the output to (-1, 1).
         patch_size: space-to-depth factor of input and output, 1 for none.
+        activation: "silu", "relu", "elu" or "leaky_relu" (slope 0.2); the mapping's stays SiLU.
 
     Raises:
         ConfigError: for unknown names, or sizes that do not divide.
@@ -276,8 +292,10 @@ class NCSNpp(nn.Module):
         rescale_input: bool = False,
         tanh: bool = False,
         patch_size: int = 1,
+        activation: str = "silu",
     ) -> None:
         super().__init__()
+        _check("activation", activation, tuple(ACTIVATIONS))
         _check("block", block, ("biggan", "biggan_oneadagn", "ddpm"))
         _check("input_pyramid", input_pyramid, ("none", "residual", "input_skip"))
         _check("output_pyramid", output_pyramid, ("none", "output_skip"))
@@ -316,12 +334,18 @@ class NCSNpp(nn.Module):
         self.event_shape = (in_channels, image_size, image_size)
         self.rescale_input, self.tanh, self.patch_size = rescale_input, tanh, patch_size
         self._rescale, self._block, self._dropout = skip_rescale, block, dropout
+        self.activation = ACTIVATIONS[activation]
         self._style_dim = style_dim if code_dim else 0
         self._time_dim = 4 * (embed_dim or channels) if time_embedding != "none" else 0
         self.resampler = make_resampler(resample, fir_kernel)
 
-        self.time = _time_embedding(
+        embed, features = _time_features(
             time_embedding, embed_dim, self._time_dim, time_scale, fourier_scale
+        )
+        self.time = (
+            None
+            if embed is None
+            else TimeEmbedding(embed, features, self._time_dim, self.activation)
         )
         self.mapping = Mapping(code_dim, style_dim, num_mapping_layers) if code_dim else None
         label_dim = self._style_dim or self._time_dim
@@ -343,7 +367,7 @@ class NCSNpp(nn.Module):
         )
         self.up = nn.ModuleList()
         self._build_up(skips, outputs, widths, attends, num_res_blocks, output_pyramid)
-        self.head = Head(widths[0], outputs) if output_pyramid == "none" else None
+        self.head = Head(widths[0], outputs, self.activation) if output_pyramid == "none" else None
 
     def _res_block(self, inputs: int, outputs: int, resample: str = "none") -> nn.Module:
         if self._block == "ddpm" and resample != "none":
@@ -359,6 +383,7 @@ class NCSNpp(nn.Module):
             dropout=self._dropout,
             rescale=self._rescale,
             is_ddpm=self._block == "ddpm",
+            activation=self.activation,
         )
 
     def _build_down(
@@ -414,7 +439,7 @@ class NCSNpp(nn.Module):
             if attends[i]:
                 level.attentions.append(Attention(width, rescale=self._rescale))
             if pyramid == "output_skip":
-                level.pyramid = Head(width, outputs)
+                level.pyramid = Head(width, outputs, self.activation)
             if i > 0:
                 level.resample = self._res_block(width, width, "up")
             self.up.append(level)
@@ -437,12 +462,12 @@ class NCSNpp(nn.Module):
                 style = style + embedded
             else:
                 time = time + embedded
-        return (None if time is None else F.silu(time)), style
+        return (None if time is None else self.activation(time)), style
 
     def forward(
         self,
         u: Image,
-        t: TimesOrSteps | OneTime,
+        t: TimesOrSteps | OneTime | float,
         code: Tensor | None = None,
         label: Labels | None = None,
     ) -> Image:
@@ -450,14 +475,14 @@ class NCSNpp(nn.Module):
 
         Args:
             u: diffused images (b, in_channels, h, w).
-            t: times, or indices of large steps, (b); one for all if 0-dimensional.
+            t: times, or indices of large steps, (b), or one for all.
             code: standard normal latent code (b, code_dim), if the network has one.
             label: class labels (b), if the network is conditional.
 
         Returns:
             Images (b, out_channels, h, w).
         """
-        cond = self.condition(t.expand(len(u)) if t.dim() == 0 else t, code, label)
+        cond = self.condition(one_each(t, u), code, label)
         x = 2 * u - 1 if self.rescale_input else u
         if self.patch_size > 1:
             x = F.pixel_unshuffle(x, self.patch_size)
@@ -511,19 +536,19 @@ def _normalise(norm: nn.Module, x: Image, style: Tensor | None) -> Image:
     return norm(x, style) if isinstance(norm, AdaptiveGroupNorm) else norm(x)
 
 
-def _time_embedding(
+def _time_features(
     kind: str, embed_dim: int | None, time_dim: int, time_scale: float, fourier_scale: float
-) -> TimeEmbedding | None:
+) -> tuple[nn.Module | None, int]:
+    """The fixed features of time and their number."""
     kinds = ("positional", "fourier", "fourier_linear", "none")
     _check("time_embedding", kind, kinds)
     if kind == "none":
-        return None
+        return None, 0
     if kind == "positional":
         features = embed_dim or time_dim // 4
-        return TimeEmbedding(SinusoidalEmbedding(features, time_scale), features, time_dim)
+        return SinusoidalEmbedding(features, time_scale), features
     features = embed_dim or time_dim // 2
-    embed = FourierEmbedding(features // 2, fourier_scale, of_log=kind == "fourier")
-    return TimeEmbedding(embed, features, time_dim)
+    return FourierEmbedding(features // 2, fourier_scale, of_log=kind == "fourier"), features
 
 
 def _check(name: str, value: str, allowed: Sequence[str]) -> None:

@@ -54,7 +54,7 @@ class CLD(LinearSDE):
     """Langevin diffusion of (position, velocity), critically damped unless a friction is given.
 
     Args:
-        beta_min: time change beta at t = 0, > 0.
+        beta_min: time change beta at t = 0, >= 0; 0 only with beta_max > 0.
         beta_max: beta at t = 1, linear in between; None keeps it constant.
         mass: M, > 0; the stationary variance of the velocity.
         friction: Gamma, > 0; None is the critical 2 sqrt(M).
