@@ -3,7 +3,8 @@
 Prints JSON: images per second and peak memory of this package's CIFAR-10 networks (denoising
 diffusion GAN, published sizes), beside a yardstick: the same layers in plain PyTorch, without our
 layout and fusion choices. Both run the same weights, interleaved, and the best of the repeats
-counts.
+counts. On a CPU the share of a step of score models that is not the network, from ``overhead.py``,
+is printed too.
 
     python benchmarks/run.py --threads 1 --batch 4 --repeats 3 > benchmarks/results/NAME.json
 """
@@ -16,6 +17,7 @@ import resource
 import time
 from pathlib import Path
 
+import overhead
 import torch
 import yardstick
 
@@ -151,6 +153,8 @@ def main():
         for key in ("sampling", "training"):
             first, second = (row[f"{key}_images_per_second"] for row in rows)
             result[f"{key}_ratio"] = round(first / second, 2)
+    if device.type == "cpu":
+        result["score_models"] = overhead.measure_all()
     print(json.dumps(result, indent=2))
 
 
