@@ -115,6 +115,12 @@ def test_numbers_are_sorted_by_size_and_few_of_them_are_categories(tmp_path):
     assert Table(path, max_categories=0).categories == (0, 0)
 
 
+def test_underscores_make_no_numbers(tmp_path):
+    path = write(tmp_path, "a,b\n" + "".join(f"2024_{i:02d},{i}.5\n" for i in range(20)))
+    table = Table(path, max_categories=2)
+    assert table.categories == (20, 0) and table.category_names[0][3] == "2024_03"
+
+
 def test_constant_numeric_column_keeps_its_value(tmp_path):
     table = Table(
         write(tmp_path, "a,b\n" + "".join(f"5.5,{i}\n" for i in range(20))), max_categories=0

@@ -254,7 +254,8 @@ def open_stream(query: Query) -> StreamSource:
 def _choose(parts: dict[str, Any], query: Query) -> Any:
     if query.split not in parts:
         raise ConfigError(
-            f"{query.path} has no split {query.split!r}; {nearest(query.split, parts)}"
+            f"{query.path} has no split {query.split!r}; {nearest(query.split, parts)}; "
+            "--split NAME chooses"
         )
     return parts[query.split]
 
