@@ -9,8 +9,8 @@ failure in itself: it means that code, libraries or models changed what the docu
     python benchmarks/again.py --data PATH --quick --write epyc-1-thread
 
 Prints a table; of figures that are the same only the number, unless ``--all`` is given. Ends with
-status 1 if a figure moved or a command failed. Old files are never edited: ``--write HARDWARE``
-writes new ones, dated today.
+status 1 if a figure moved or a command failed. ``--write HARDWARE`` writes new files,
+dated today, and leaves those of other months as they are.
 """
 
 import argparse

@@ -1,9 +1,11 @@
 """Dated results made again: what counts as moved, and that every result says how it was made."""
 
 import datetime
+import hashlib
 import importlib.util
 import json
 import sys
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -177,6 +179,23 @@ def test_models_that_do_not_ship_are_asked_for(again):
 def test_every_dated_result_says_how_it_was_made():
     named = {path.stem.rsplit("_", 2)[0] for path in RESULTS.glob("*.json")}
     assert named == set(ENTRIES)
+
+
+def test_no_result_names_a_place_on_a_machine():
+    for path in RESULTS.glob("*.json"):
+        text = path.read_text()
+        assert not any(word in text for word in ("/tmp/", "/home/", "../")), path.name
+
+
+def test_the_report_is_of_the_models_that_ship(again):
+    """A bundled model that is replaced takes its rows, and the pictures, with it."""
+    report = json.loads(again.newest("report-digits")[0].read_text())
+    found = {}
+    for model in report["models"]:
+        file = resources.files("trilemma") / "zoo" / "models" / f"{model['name']}.safetensors"
+        found[model["name"]] = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert len(found) == 6
+    assert found == {model["name"]: model["sha256"] for model in report["models"]}
 
 
 @pytest.mark.parametrize("what", ENTRIES)
