@@ -112,7 +112,7 @@ def test_training_on_points(tmp_path, capsys):
     call = ["evaluate", str(tmp_path / "p"), "--data", "ring8", "-n", "50", "--json", str(written)]
     assert main(call) == 0
     names = {record["name"] for record in json.loads(written.read_text())}
-    assert names == {"high_quality", "num_modes"}
+    assert names == {"high_quality", "num_modes", "mode_kl"}
 
 
 def test_overrides_may_use_an_equals_sign(tmp_path):

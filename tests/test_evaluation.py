@@ -109,6 +109,27 @@ def test_points_have_the_binomial_interval():
     assert (records["num_modes"].low, records["num_modes"].high) == (None, None)
 
 
+def test_points_have_a_divergence_of_the_modes():
+    """Three of eight modes, by hand; a point far from all belongs to the nearest."""
+    toy = Toy("ring8", num_points=10, scale=1.41)
+    counts = {0: 40, 3: 10, 5: 50}
+    drawn = torch.cat([toy.modes[k].expand(n, 2) for k, n in counts.items()])
+    drawn[0] *= 5  # not of high quality, but its mode is the first
+    points = toy.from_data_units(drawn).float()
+    records = {r.name: r for r in evaluate_samples(points, toy, 100, split="train")}
+    found = records["mode_kl"]
+    expected = sum(n / 100 * math.log(8 * n / 100) for n in counts.values())
+    assert found.value == pytest.approx(expected, rel=1e-12) and found.lower_is_better
+    assert records["num_modes"].value == 3 and records["high_quality"].value == 0.99
+    assert found.low < found.value < found.high
+    rng = torch.Generator().manual_seed(0)
+    draws = torch.multinomial(torch.ones(8), 100 * 4000, replacement=True, generator=rng)
+    each = torch.nn.functional.one_hot(draws.view(4000, 100), 8).sum(1).double() / 100
+    floor = torch.special.xlogy(each, 8 * each).sum(1).mean()
+    assert found.floor == pytest.approx(float(floor), rel=0.03)  # what a perfect model scores
+    assert (found.num_fake, found.extractor) == (100, "identity")
+
+
 def toy_points(toy):
     return toy.fetch(torch.arange(400)).x0
 

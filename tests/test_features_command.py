@@ -80,6 +80,9 @@ def test_weak_features_are_called_weak(pictures, folder, capsys):
         (["--data", "digits", "--data.pad", "2"], "digits has no settings here"),
         (["--data", "digits", "--method.channels", "2"], "data are set by --data.NAME"),
         (["--data", "digits", "--name", "inception"], "belongs to other features"),
+        (["--data", "digits", "--name", "fid"], "words for the true Inception"),
+        (["--data", "digits", "--name", "my_inception"], "words for the true Inception"),
+        (["--data", "digits", "-o", "fid.safetensors"], "words for the true Inception"),
         (["--data", "digits", "--name", "A b"], "names hold a-z, 0-9 and _ only"),
         (["--data", "digits", "--budget", "3"], "budget = 3"),
         (["--data", "digits", "--limit", "0"], "--limit 0: at least 1"),
@@ -111,7 +114,7 @@ def test_files_that_cannot_be_written(folder, capsys):
     (folder / "file").write_text("")
     for out, message in (
         ("mine.pt", r"written to a file \*.safetensors"),
-        ("taken.safetensors", "it is a folder"),
+        ("taken.safetensors", "is a folder"),
         ("file/mine.safetensors", "no folder to write to"),
     ):
         fails(["features", "--data", "digits", "-o", folder / out], message, capsys)

@@ -468,14 +468,27 @@ def _stacked_records(images: Tensor, split: str) -> list[Record]:
 
 
 def _toy_records(points: Tensor, data: Toy, split: str) -> list[Record]:
-    """Share of high-quality samples and modes covered, points in the units of the mixture."""
-    found = grid_modes(data.to_data_units(points), data.modes, data.std)
+    """Share near a mode, modes covered and their divergence from the mixture's equal shares."""
+    points = data.to_data_units(points)
+    found = grid_modes(points, data.modes, data.std)
+    gaps = torch.cdist(
+        points.cpu().double(),
+        data.modes.double(),
+        compute_mode="donot_use_mm_for_euclid_dist",
+    )
+    nearest = gaps.argmin(1)
+    evenness = mode_statistics(nearest, found.num_modes)
+    equal = torch.full((found.num_modes,), 1 / found.num_modes, dtype=torch.float64)
+    counts = torch.bincount(nearest, minlength=found.num_modes)
+    interval = divergence_interval(counts, equal, evenness.mode_kl)
     shared: dict[str, Any] = {
         "num_fake": found.num_samples,
         "num_real": 0,
         "split": split,
         "extractor": "identity",
         "weights_sha256": "",
+    }
+    near: dict[str, Any] = {
         "preprocessing": "within 3 standard deviations of the nearest mode",
         "lower_is_better": False,
     }
@@ -488,7 +501,20 @@ def _toy_records(points: Tensor, data: Toy, split: str) -> list[Record]:
             high=high,
             floor=found.expected_quality,
             note="95 % interval: Wilson",
+            **near,
             **shared,
         ),
-        Record(name="num_modes", value=found.num_hit, floor=found.num_modes, **shared),
+        Record(name="num_modes", value=found.num_hit, floor=found.num_modes, **near, **shared),
+        Record(
+            name="mode_kl",
+            value=evenness.mode_kl,
+            lower_is_better=True,
+            preprocessing="assigned to the nearest mode",
+            error=interval.error,
+            low=interval.low,
+            high=interval.high,
+            floor=evenness.floor,
+            note=f"error: bootstrap; {interval.note}",
+            **shared,
+        ),
     ]

@@ -12,7 +12,14 @@ from trilemma.checkpoints.store import read, write
 from trilemma.data import BundledDigits
 from trilemma.errors import CheckpointError, ConfigError, DataError
 from trilemma.metrics import extractor_named, metric_key
-from trilemma.metrics.fitted import FeatureNet, FittedFeatures, average_down, check_name
+from trilemma.metrics.fitted import (
+    FeatureNet,
+    FittedFeatures,
+    average_down,
+    caution,
+    check_name,
+    hardly_seen,
+)
 from trilemma.training import features as module
 from trilemma.training.features import (
     LabelledImages,
@@ -245,6 +252,50 @@ def test_names_that_are_taken_or_odd(name):
         check_name(name)
 
 
+@pytest.mark.parametrize(
+    "name", ["fid", "my_fid", "fid50k", "true_inception", "inception_score", "kid", "is"]
+)
+def test_names_of_published_scores_are_refused(name, path, tmp_path):
+    """``fd_fid`` or ``is_inception_score`` would be read as figures of the true Inception."""
+    with pytest.raises(ConfigError, match=r"FID|other features") as caught:
+        check_name(name)
+    assert "give --name" in str(caught.value) and "\n" not in str(caught.value)
+    file = tmp_path / "named.safetensors"  # such a file may come from elsewhere
+    write(file, "features", load_file(path), read(path, "features").header | {"name": name})
+    with pytest.raises(ConfigError, match=r"named\.safetensors: features called") as caught:
+        FittedFeatures(file)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["kids", "island", "this", "fd", "mine"])
+def test_other_names_are_free(name):
+    assert check_name(name) == name
+
+
+def test_flaws_are_seen_from_one_and_a_half_floors():
+    card = {"real": 2.0, "blur": 2.99, "noise": 3.0, "one_class": 0.1, "repeats": 50.0}
+    assert hardly_seen(card) == ("blurred by 1 pixel", "largest class only")
+    assert hardly_seen({"real": 2.0, "noise": 2.0}) == ("noise of 0.05",)
+    assert hardly_seen({"real": 2.0, "noise": 9.0}) == hardly_seen({}) == ()
+    assert caution(hardly_seen(card)) == (
+        "hardly see: blurred by 1 pixel, largest class only. Do not compare models by them where "
+        "that matters"
+    )
+
+
+def test_a_file_knows_what_its_features_hardly_see(path, tmp_path):
+    tensors, about = load_file(path), read(path, "features").header
+    file = tmp_path / "weak.safetensors"
+    write(file, "features", tensors, about | {"card": {"real": 1, "blur": 1, "noise": 9}})
+    assert FittedFeatures(file).hardly_seen == ("blurred by 1 pixel",)
+    write(file, "features", tensors, {key: value for key, value in about.items() if key != "card"})
+    assert FittedFeatures(file).hardly_seen == ()
+    for card in ({"real": "x"}, {"real": None}, ["real"]):
+        write(file, "features", tensors, about | {"card": card})
+        with pytest.raises(CheckpointError, match="do not fit"):
+            FittedFeatures(file)
+
+
 def test_damaged_and_foreign_files(path, tmp_path):
     content = path.read_bytes()
     other = tmp_path / "other.safetensors"
@@ -267,7 +318,6 @@ def test_headers_that_do_not_fit(path, tmp_path):
     other = tmp_path / "other.safetensors"
     network = about["network"]
     for change, message in (
-        ({"name": "digits"}, "do not fit"),
         ({"network": network | {"side": 64}}, "do not fit"),
         ({"network": network | {"dim": "x"}}, "do not fit"),
         ({"network": network | {"more": 1}}, "do not fit"),

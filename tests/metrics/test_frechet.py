@@ -11,7 +11,12 @@ from scipy.linalg import sqrtm
 
 from trilemma.errors import DataError, NumericalError
 from trilemma.metrics import GaussianStats, frechet_distance, frechet_error, gaussian_stats
-from trilemma.metrics.frechet import influence, roots_trace, symmetric_root
+from trilemma.metrics.frechet import (
+    frechet_of_features,
+    influence,
+    roots_trace,
+    symmetric_root,
+)
 
 
 def gaussian(mean, cov):
@@ -164,6 +169,20 @@ def test_many_pairs_at_once():
     np.testing.assert_allclose(roots_trace(roots, b), truth, rtol=1e-8)
 
 
+@pytest.mark.parametrize(("n", "m", "dim"), [(90, 120, 6), (30, 20, 40), (30, 200, 40), (8, 9, 8)])
+def test_distance_of_features_by_singular_values(n, m, dim):
+    x, y = draw(n, dim) @ draw(dim, dim, 1), draw(m, dim, 2) @ draw(dim, dim, 3) + 0.3
+    p, q = x.numpy(), y.numpy()
+    a, b = ((s - s.mean(0)) / math.sqrt(len(s) - 1) for s in (p, q))
+    truth = np.square(p.mean(0) - q.mean(0)).sum() + np.square(a).sum() + np.square(b).sum()
+    truth -= 2 * np.linalg.norm(a @ b.T, "nuc")
+    assert frechet_of_features(x, y) == pytest.approx(truth, rel=1e-6)
+    assert frechet_of_features(y, x) == pytest.approx(truth, rel=1e-6)
+    assert frechet_of_features(x, gaussian_stats(y)) == pytest.approx(truth, rel=1e-6)
+    assert frechet_distance(gaussian_stats(x), gaussian_stats(y)) == pytest.approx(truth, rel=1e-6)
+    assert frechet_of_features(x, x) == pytest.approx(0.0, abs=1e-5)
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_features_that_are_not_finite(bad):
     x = draw(10, 3)
@@ -185,3 +204,5 @@ def test_features_of_a_wrong_shape(shape):
 def test_different_widths():
     with pytest.raises(DataError, match="3 and 4 features"):
         frechet_distance(gaussian_stats(draw(10, 3)), gaussian_stats(draw(10, 4)))
+    with pytest.raises(DataError, match="3 and 4 wide"):
+        frechet_of_features(draw(10, 3), gaussian_stats(draw(10, 4)))

@@ -107,6 +107,18 @@ def test_a_tenth_of_copies_is_flagged(digits, sigma):
         assert float(found.distances[:num].max()) == 0.0
 
 
+def test_alarm_is_one_in_a_hundred(digits):
+    """Copies that as many new images would equal in 2 of 100 cases are none; in 1 of 107 they are.
+
+    One held-out image in 100 lies below the threshold, 2 of 106 here.
+    """
+    train, held, fresh = digits
+    kept = nearness(held, train)
+    below, above = (memorisation(with_copies(fresh, train[:n]), train, kept) for n in (8, 9))
+    assert below.chance == pytest.approx(0.0176, abs=1e-4) and not below.is_flagged
+    assert above.chance == pytest.approx(0.0093, abs=1e-4) and above.is_flagged
+
+
 @pytest.mark.parametrize(("copied", "expected"), [(0, 1), (1, 1), (3, 1), (2, 2), (6, 3), (7, 5)])
 def test_chance_is_that_of_random_orders(copied, expected):
     num_fake, num_held_out, trials = 8, 12, 40_000

@@ -1,11 +1,16 @@
 """Records and the report: counts, floors, names, JSON, refusals."""
 
+import io
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
+from rich.console import Console
+from scipy.linalg import sqrtm
 
+from trilemma.commands.judge import _record_table
 from trilemma.errors import ConfigError, DataError
 from trilemma.metrics import (
     DigitFeatures,
@@ -36,6 +41,36 @@ def report(fake, real, **options):
     return by_name(evaluate_features(fake, real, IdentityFeatures(), split="test", **options))
 
 
+def by_scipy(x, y):
+    """Frechet distance of features, or of features and a mean with a covariance."""
+    (m, c), (n, d) = (s if isinstance(s, tuple) else (s.mean(0), np.cov(s.T)) for s in (x, y))
+    return float(np.square(m - n).sum() + np.trace(c + d - 2 * np.real(sqrtm(c @ d))))
+
+
+def unbiased_mmd(x, y):
+    """Cubic kernel, the diagonals left out."""
+    xx, xy, yy = ((a @ b.T / x.shape[1] + 1) ** 3 for a, b in ((x, x), (x, y), (y, y)))
+    within = ((k.sum() - np.trace(k)) / (len(k) * (len(k) - 1)) for k in (xx, yy))
+    return float(sum(within) - 2 * xy.mean())
+
+
+def over_subsets(x, y, seed):
+    """Mean over 20 pairs of random subsets, half as large as the smaller set."""
+    rng, size, values = torch.Generator().manual_seed(seed), min(len(x), len(y)) // 2, []
+    for _ in range(20):
+        p, q = (torch.randperm(len(s), generator=rng).tolist()[:size] for s in (y, x))
+        values.append(unbiased_mmd(x[q], y[p]))
+    return np.mean(values)
+
+
+def dealt(pool, first, second, seed):
+    """Five deals of all real samples into two sets that share none."""
+    rng = torch.Generator().manual_seed(seed)
+    orders = [torch.randperm(len(pool), generator=rng).tolist() for _ in range(5)]
+    x = pool.double().numpy()
+    return [(x[o[:first]], x[o[first : first + second]]) for o in orders]
+
+
 def test_records_state_their_protocol():
     records = report(draw(50), draw(120, seed=1))
     assert list(records) == NAMES
@@ -63,6 +98,53 @@ def test_floor_by_split_is_disjoint_and_states_its_sizes():
     many = report(draw(300), real)["fd_identity"]
     assert (many.floor_num_fake, many.floor_num_real) == (50, 50)
     assert record.floor > 0  # overlapping halves would push it towards zero
+
+
+@pytest.mark.parametrize(("num", "extra"), [(50, 80), (100, 80), (50, None), (300, None)])
+def test_floors_of_distances_are_means_over_splits(num, extra):
+    real, rest = draw(120, seed=1), None if extra is None else draw(extra, seed=2)
+    sizes = (min(num, extra), 120) if extra else (min(num, 60), 120 - min(num, 60))
+    pool = torch.cat([real, rest]) if extra else real
+    found = report(draw(num), real, floor_real=rest, seed=3)
+    splits = dealt(pool, *sizes, seed=3)
+    distances = [by_scipy(x, y) for x, y in splits]
+    record = found["fd_identity"]
+    assert (record.floor_num_fake, record.floor_num_real) == sizes
+    assert record.floor == pytest.approx(np.mean(distances), rel=1e-6)
+    assert record.floor_error == pytest.approx(np.std(distances, ddof=1), rel=1e-6)
+    assert f"floor: mean over 5 splits of {len(pool)} real samples, floor_error" in record.note
+    kernel, near = found["kd_identity"], [over_subsets(x, y, seed=3) for x, y in splits]
+    assert kernel.floor == pytest.approx(np.mean(near), rel=1e-6)
+    assert kernel.floor_error == pytest.approx(np.std(near, ddof=1), rel=1e-6)
+    assert "floor: mean over 5 splits" in kernel.note
+    for name in ("precision", "recall", "density", "coverage"):
+        assert found[name].floor_error is None and "floor: mean" not in found[name].note
+
+
+def test_a_mean_floor_strays_less_than_one_split():
+    single, mean, error = [], [], []
+    for seed in range(0, 40, 2):
+        real, rest = draw(60, seed=seed), draw(60, seed=seed + 1)
+        # another seed than the data's, whose random numbers would decide who goes where
+        record = report(real, real, floor_real=rest, seed=1000 + seed)["fd_identity"]
+        single.append(by_scipy(real.double().numpy(), rest.double().numpy()))
+        mean.append(record.floor)
+        error.append(record.floor_error)
+    assert np.mean(mean) == pytest.approx(np.mean(single), rel=0.15)
+    assert np.std(mean) < 0.7 * np.std(single)
+    # the standard deviation between splits is that of a single one
+    assert np.sqrt(np.mean(np.square(error))) == pytest.approx(np.std(single), rel=0.3)
+
+
+def test_the_table_prints_how_far_a_floor_strays():
+    record = report(draw(30), draw(40, seed=1))["fd_identity"]
+    known = Record(**{**record.to_dict(), "floor": 1.0734, "floor_error": 0.1234})
+    plain = Record(**{**known.to_dict(), "floor_error": None})
+    for shown, expected in ((known, "1.073 ± 0.12"), (plain, "1.073")):
+        console = Console(width=200, record=True, file=io.StringIO())
+        console.print(_record_table([shown]))
+        row = next(line for line in console.export_text().splitlines() if "fd_identity" in line)
+        assert row.split("]")[1].split("lower")[0].strip() == expected
 
 
 def test_a_perfect_sampler_scores_its_floor():
@@ -133,6 +215,12 @@ def test_the_floor_of_a_reference_takes_all_real_images():
     assert (few.floor_num_fake, many.floor_num_fake) == (30, 140)
     whole = frechet_distance(gaussian_stats(torch.cat([real, extra])), reference)
     assert many.floor == pytest.approx(whole)
+    assert many.floor_error is None and "floor: of all 140 real samples" in many.note
+    draws = dealt(torch.cat([real, extra]), 30, 0, seed=0)
+    truths = [by_scipy(x, (reference.mean.numpy(), reference.cov.numpy())) for x, _ in draws]
+    assert few.floor == pytest.approx(np.mean(truths), rel=1e-6)
+    assert few.floor_error == pytest.approx(np.std(truths, ddof=1), rel=1e-6)
+    assert "mean over 5 draws of 30 out of 140 real samples" in few.note
 
 
 def test_a_dropped_class_lowers_recall_and_coverage_but_not_precision():
@@ -152,12 +240,14 @@ def test_a_dropped_class_lowers_recall_and_coverage_but_not_precision():
 
 
 def test_older_records_without_an_interval_are_read():
-    record = report(draw(30), draw(40, seed=1))["recall"]
+    record = report(draw(30), draw(40, seed=1))["fd_identity"]
     fields = record.to_dict()
-    del fields["low"], fields["high"]
+    assert fields["floor_error"] == record.floor_error > 0
+    del fields["low"], fields["high"], fields["floor_error"]
     older = Record.from_dict(fields)
-    assert (older.low, older.high) == (None, None)
-    assert older.value == record.value
+    assert (older.low, older.high, older.floor_error) == (None, None, None)
+    assert (older.value, older.floor) == (record.value, record.floor)
+    check_comparable(older, record)
 
 
 def test_json_round_trip():

@@ -221,7 +221,7 @@ def test_likelihoods():
     assert "upper bound" in found.reason and "The others are estimates" in found.reason
     assert "gan: a GAN has no likelihood" in found.reason
     lost = advice(report(*SEVERAL, likelihoods={"pixel": {"bits_per_dim": math.nan}}))[1]
-    assert lost.answer.startswith("gan, latent and pixel have one") and lost.cell == ""
+    assert lost.answer == "gan, latent and pixel." and lost.cell == ""
     assert "--likelihood" in lost.reason
     none = advice(report(SEVERAL[0], families={"gan": "ddgan"}))[1]
     assert none.answer == "None of these." and none.cell == ""
@@ -231,14 +231,75 @@ def test_models_that_have_a_likelihood_are_named_without_one():
     kinds = {"gan": "ddgan", "latent": "lsgm", "pixel": "ddpm"}
     notes = {name: {"note": "not measured"} for name in kinds}
     found = advice(report(*SEVERAL, families=kinds, likelihoods=notes))[1]
-    assert found.answer == (
-        "latent and pixel have one, by family: latent diffusion and pixel diffusion. Values were "
-        "not measured; --likelihood N measures them."
+    assert found.answer == "latent and pixel." and found.cell == ""  # a headline on the page
+    assert found.reason == (
+        "They have one, by family: latent diffusion and pixel diffusion. Values were not measured; "
+        "--likelihood N measures on N held-out data. gan: a GAN has no likelihood."
     )
-    assert found.cell == "" and "gan: a GAN has no likelihood" in found.reason
     note = {"note": "no encoder in this file"}
     refused = advice(report(SEVERAL[1], families=kinds, likelihoods={"latent": note}))[1]
     assert refused.answer == "None of these." and "no encoder in this file" in refused.reason
+
+
+@pytest.mark.parametrize(
+    ("family", "has_one"),
+    [
+        ("lsgm", True),
+        ("cld", True),
+        ("ddpm", True),
+        ("edm", True),
+        ("vae", True),
+        ("ddgan", False),
+        ("gan", False),
+        ("samples", False),
+    ],
+)
+def test_which_families_have_a_likelihood(family, has_one):
+    found = advice(report(cell("a", 4, record(0.5)), families={"a": family}))[1]
+    assert found.answer == ("a." if has_one else "None of these.")
+    assert ("It has one, by family" in found.reason) == has_one
+
+
+@pytest.mark.parametrize(
+    ("error", "num", "told"),
+    [
+        (0.02, 1000, ""),  # to 0.94; the limit is 0.96
+        (
+            0.05,
+            1000,
+            "1,000 samples do not tell whether latent with gddim in 10 calls is good enough; take "
+            "-n 4000 or more.",
+        ),
+        (
+            0.05,
+            300,
+            "300 samples do not tell whether latent with gddim in 10 calls is good enough; take "
+            "-n 2000 or more.",
+        ),
+    ],
+)
+def test_few_samples_do_not_tell_what_is_good_enough(error, num, told):
+    cells = (
+        cell("latent", 10, record(0.9, error=error, num=num), ms=6.0),
+        cell("pixel", 1000, record(0.48, error=0.05, num=num), ms=950.0),
+    )
+    few, _, best, fast = advice(report(*cells))
+    assert few.cell == fast.cell == "latent/gddim-10"
+    assert few.reason == f"The fewest calls of all that are good enough. {told}".strip()
+    assert fast.reason == f"The least time of all that are good enough. {told}".strip()
+    assert "do not tell" not in best.reason
+
+
+def test_few_samples_do_not_tell_what_is_not_good_enough():
+    """A cheaper cell above the limit whose interval reaches below it, and one with a flaw."""
+    flawed = cell("c", 1, record(1.05, error=0.1), record(0.1, "recall", floor=0.9))
+    cells = cell("a", 50, record(0.5, error=0.01)), cell("b", 4, record(1.1, error=0.1)), flawed
+    few = advice(report(*cells))[0]
+    assert few.cell == "a/gddim-50"
+    assert "1,000 samples do not tell whether b with gddim in 4 calls is good enough" in few.reason
+    sharp = dataclasses.replace(cells[1], records=(record(1.1, error=0.01),))
+    assert "do not tell" not in advice(report(cells[0], sharp, flawed))[0].reason
+    assert "do not tell" not in advice(report(cell("a", 4, record(0.5, error=0.4))))[0].reason
 
 
 def test_other_protocols_are_left_out():

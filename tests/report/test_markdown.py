@@ -1,11 +1,14 @@
 """The Markdown, read back by an independent parser."""
 
+from dataclasses import replace
+
 import examples
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
+from trilemma.metrics import Record
 from trilemma.report import markdown
 from trilemma.report.advice import advice, basis
 from trilemma.report.claims import claims
@@ -122,3 +125,27 @@ def test_escaped_text_is_shown_as_it_was(text):
     expected = " ".join(text.split())
     made = f"| a | b |\n| :-- | :-- |\n| x{markdown.escape(text)}x | y |\n"
     assert tables(made)[0][1] == [f"x{expected}x", "y"]
+
+
+def test_second_opinions_and_what_features_hardly_see(digits):
+    report, before = digits
+    shared = examples.SHARED | {"num_real": 9000}
+    added = (
+        Record(name="kd_digits", value=-0.003, floor=0.001, lower_is_better=True, **shared),
+        Record(name="is_digits", value=8.1, floor=8.8, lower_is_better=False, **shared),
+    )
+    first = replace(report.cells[0], records=(*report.cells[0].records, *added))
+    data = {**report.data, "hardly_seen": ["noise of 0.05"]}
+    text = markdown.render(replace(report, cells=(first, *report.cells[1:]), data=data))
+    chosen, whole = tables(text)[:2]
+    assert "kernel distance" not in chosen[0]
+    heads = {name: i for i, name in enumerate(whole[0])}
+    assert whole[2][heads["kernel distance"]] == "-0.00300"
+    assert whole[2][heads["class score"]] == "8.10"
+    assert whole[1][heads["class score"]] == "8.80"
+    assert "kernel distance and class score: 10,000 samples against 9,000" in shown(text)
+    assert "Kernel distance: a second opinion" in shown(text)
+    assert "Class score: whether a classifier" in shown(text)
+    limits = shown(text).split("Limits")[1]
+    assert "hardly see: noise of 0.05. Do not compare models by them" in limits
+    assert "hardly see" not in before and "class score" not in before

@@ -465,3 +465,102 @@ def test_colours_have_enough_contrast_in_light_and_dark(digits):
         assert contrast(colours["ink"], colours["warn"]) >= 4.5
         for i in range(7):
             assert contrast(colours[f"s{i}"], colours["paper"]) >= 3, i
+
+
+def with_second_opinions(report, kernel="kd_digits", score="is_digits"):
+    """Kernel distances and class scores in every cell: 0.1, 0.2, ... and 9.0, 8.9, ..."""
+
+    def more(cell, i):
+        rows = ((kernel, 0.1 * (i + 1), 0.01, -0.002, True), (score, 9 - 0.1 * i, 0.2, 8.8, False))
+        added = (
+            Record(
+                name=name,
+                value=value,
+                low=value - reach,
+                high=value + reach,
+                floor=floor,
+                lower_is_better=is_low,
+                **examples.SHARED,
+            )
+            for name, value, reach, floor, is_low in rows
+        )
+        return replace(cell, records=(*cell.records, *added)) if cell.records else cell
+
+    return replace(report, cells=tuple(more(cell, i) for i, cell in enumerate(report.cells)))
+
+
+@pytest.mark.parametrize("names", [("kd_digits", "is_digits"), ("kid", "inception_score")])
+def test_second_opinions_stand_in_the_table_of_all_cells(digits, names):
+    folder, report, html = digits
+    report = with_second_opinions(report, *names)
+    made = page.render(report, folder)
+    assert "kernel distance" not in rows_of(made, "One line per model")[1]
+    rows = rows_of(made, "All cells")
+    heads = dict(zip(["model", *rows[1]], range(99), strict=False))
+    real, first, second, copied = rows[2:6]
+    assert (real[heads["kernel distance"]], real[heads["class score"]]) == ("-0.0020", "8.80")
+    assert first[heads["kernel distance"]] == "0.100 ± 0.010 best"
+    assert second[heads["kernel distance"]] == "0.200 ± 0.010"
+    # above real data is level with them: 9.0 and 8.9 score as 8.8
+    assert first[heads["class score"]] == "9.00 ± 0.20 best"
+    assert second[heads["class score"]] == "8.90 ± 0.20 best"
+    assert copied[heads["kernel distance"]] == "0.300 ± 0.010 ‡"  # flagged as copies
+    assert copied[heads["class score"]] == "8.80 ± 0.20 ‡"
+    text = Reader(made).text
+    assert "Kernel distance A second opinion on the distance" in text
+    assert "Class score Whether a classifier" in text
+    assert "Precision, density and class score above what real data score" in text
+    before = Reader(html).text
+    assert "Kernel distance" not in before and "Class score" not in before
+
+
+def test_second_opinions_are_shown_where_there_is_one_table_only(tmp_path):
+    report = with_second_opinions(examples.one_model(tmp_path))
+    heads = rows_of(page.render(report, tmp_path), "One line per model")[1]
+    assert {"kernel distance", "class score"} <= set(heads)
+
+
+def test_classes_that_real_data_hardly_show_are_judged_nowhere(digits):
+    """Of 100 samples: five classes that are due 20 times, and one short of it, and four rare."""
+    report = digits[1]
+    real = (200, 200, 200, 200, 199, 1, 0, 0, 0, 0)
+    drawn = (40, 40, 18, 1, 1, 0, 0, 0, 0, 0)
+    cells = [
+        replace(cell, class_counts=drawn, real_class_counts=real, records=cell.records)
+        for cell in report.cells[:2]
+    ]
+    small = replace(report, models=report.models[:2], cells=tuple(cells))
+
+    def modes(found):
+        made = table(found, found.cells)
+        column = [c.title for c in made.columns].index("modes found")
+        return [row.entries[column].text for row in made.rows], made.caption
+
+    texts, caption = modes(small)
+    assert texts == ["4", "3 of 4", "3 of 4"]  # the line of real data agrees with the models
+    assert "as many real data show fewer than 20 times are not judged" in caption
+    rest = "Not judged: 4, 5, 6, 7, 8 and 9; as many real data show them fewer than 20 times."
+    assert words.missing(small, cells[0]) == f"Hardly ever drawn: 3. {rest}"
+    even = replace(cells[0], class_counts=(40, 40, 17, 2, 1, *[0] * 5))
+    told = f"All that can be judged are drawn: 0, 1, 2 and 3. {rest}"
+    assert words.missing(small, even) == told
+    few = replace(cells[0], class_counts=(9, 1, *[0] * 8))
+    assert words.judged_classes(few) == ()
+    assert words.missing(small, few) == (
+        "Too few samples to say which of the 10 classes are missing."
+    )
+    alone = table(replace(small, cells=(few,)), [few])
+    assert "modes found" not in [column.title for column in alone.columns]
+    unknown = replace(cells[0], real_class_counts=())
+    texts, caption = modes(replace(small, cells=(unknown,), models=small.models[:1]))
+    assert texts == ["10", "5 of 10"] and "not judged" not in caption
+
+
+def test_what_fitted_features_hardly_see_is_among_the_limits(made):
+    folder, report, html, _ = made(examples.digits)
+    flaws = ["blurred by 1 pixel", "noise of 0.05"]
+    weak = replace(report, data={**report.data, "hardly_seen": flaws})
+    text = Reader(page.render(weak, folder)).text
+    told = "hardly see: blurred by 1 pixel, noise of 0.05. Do not compare models by them"
+    assert told in text.split("Limits")[1] and "hardly see" not in html
+    assert "hardly_seen" not in report.data  # as in reports of before

@@ -1,5 +1,6 @@
 """Running a report: figures of their cells, broken models, killed runs, several processes."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ import torch
 
 from trilemma.checkpoints import store
 from trilemma.cli import main
+from trilemma.data import BundledDigits
 from trilemma.errors import CheckpointError, ConfigError
 from trilemma.evaluation import evaluate_samples, read_npz, reference_data
 from trilemma.images import save_images, to_uint8
@@ -20,9 +22,10 @@ from trilemma.metrics import mnist_reference
 from trilemma.pipeline import bundled_models, load
 from trilemma.report.entries import open_models
 from trilemma.report.ladder import Rung, read_ladder
-from trilemma.report.measure import Protocol, time_sampling
-from trilemma.report.record import Report
+from trilemma.report.measure import Protocol, speed_of, time_sampling
+from trilemma.report.record import Report, Speed
 from trilemma.report.run import run_report
+from trilemma.training.features import fit_features, read_labelled, save_features
 
 NUM = 48
 PROTOCOL = Protocol("digits", "test", NUM, seed=3, batch_size=32)
@@ -109,6 +112,15 @@ def test_times_memory_and_likelihood_are_there_or_explained(finished):
     assert report.models[0].num_parameters == sum(
         p.numel() for p in load("ddgan-mnist").method.generator.parameters()
     )
+
+
+def test_time_of_repeats_is_their_median():
+    """Drawings of four samples that took 8, 40, 4 and 10 seconds: 1, 2, 2.5 and 10 s a sample."""
+    found = speed_of([8.0, 40.0, 4.0, 10.0], 4)
+    assert found == Speed(
+        batch_size=4, ms_per_image=2250.0, fastest=1000.0, slowest=10_000.0, repeats=4
+    )
+    assert speed_of([8.0, 40.0, 4.0], 4).ms_per_image == 2000.0
 
 
 def test_the_report_is_on_disk_in_three_forms(finished):
@@ -211,7 +223,9 @@ def test_toys_are_compared_by_their_modes(tmp_path):
     protocol = Protocol("grid25", "train", 100)
     report = run_report([str(path), "ddgan-mnist"], protocol, tmp_path / "out", **FAST)
     cell = next(report.measured())
-    assert {"num_modes", "high_quality"} <= {record.name for record in cell.records}
+    assert {"num_modes", "high_quality", "mode_kl"} == {record.name for record in cell.records}
+    assert report.data["hardly_seen"] == []
+    assert "unevenness, nats" in (tmp_path / "out" / "report.md").read_text()
     assert report.data["kind"] == "points"
     assert "this report compares (2,)" in report.models[1].error
 
@@ -385,3 +399,18 @@ def test_mistakes_on_the_command_line_are_one_line(words, message, tmp_path, cap
     assert main(base + words) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+def test_the_card_of_fitted_features_is_repeated(tmp_path):
+    """What ``trilemma features`` said when they were fitted stands in the report as well."""
+    fit = fit_features(read_labelled(BundledDigits()), budget=64)
+    for name, blur, told in (("weak", 1.2, ["blurred by 1 pixel"]), ("good", 9.0, [])):
+        file, out = tmp_path / f"{name}.safetensors", tmp_path / name
+        card = {"real": 1.0, "blur": blur, "noise": 20.0}
+        save_features(file, dataclasses.replace(fit, card=card), name)
+        protocol = Protocol("digits", "test", 24, extractor=str(file))
+        report = run_report(["gan-mnist"], protocol, out, **FAST)
+        assert report.data["hardly_seen"] == told
+        sentence = "hardly see: blurred by 1 pixel. Do not compare models by them"
+        assert (sentence in (out / "report.html").read_text()) == bool(told)
+        assert (sentence in (out / "report.md").read_text()) == bool(told)

@@ -23,16 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["add"]
 
-ROWS = {
-    "real": "other real images: the floor",
-    "blur": "blurred by 1 pixel",
-    "noise": "noise of 0.05",
-    "one_class": "largest class only",
-    "repeats": "16 images repeated",
-}
-SEEN = 1.5
-"""A flaw is seen where the distance is this many times the floor."""
-
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
@@ -50,7 +40,9 @@ def add(commands: Any) -> None:
         "-o", "--out", type=output_file, required=True, help="file to write (.safetensors)"
     )
     features.add_argument(
-        "--name", help="the distance is called fd_NAME; a-z, 0-9, _ (the name of the file)"
+        "--name",
+        help="the distance is called fd_NAME; a-z, 0-9, _, no name of Inception's scores (the name "
+        "of the file)",
     )
     features.add_argument("--split", help="split of the data (train; test for digits)")
     features.add_argument(
@@ -171,6 +163,8 @@ def _open(options: argparse.Namespace) -> Data:
 
 def _print_card(fit: FeatureFit) -> None:
     """Accuracy, and what the features see."""
+    from trilemma.metrics.fitted import FLAWS, caution, hardly_seen
+
     if fit.accuracy is not None:
         console.print(
             f"accuracy {fit.accuracy:.2%} on {fit.num_held_out} images held out of the fit",
@@ -183,14 +177,14 @@ def _print_card(fit: FeatureFit) -> None:
     table.add_column(f"against {fit.card_images} real images")
     for title in ("Frechet distance", "times the floor"):
         table.add_column(title, justify="right")
+    rows = {"real": "other real images: the floor"} | FLAWS
     for key, value in fit.card.items():
-        table.add_row(ROWS[key], f"{value:.3g}", f"{value / floor:.1f}")
+        table.add_row(rows[key], f"{value:.3g}", f"{value / floor:.1f}")
     console.print(table)
-    missed = [ROWS[key] for key, value in fit.card.items() if value < SEEN * floor][1:]
+    missed = hardly_seen(fit.card)
     if missed:
         console.print(
-            f"these features hardly see: {', '.join(missed)}. Do not compare models by them where "
-            "that matters; raise --budget, or give more images",
+            f"these features {caution(missed)}; raise --budget, or give more images",
             soft_wrap=True,
         )
 

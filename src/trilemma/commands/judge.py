@@ -122,6 +122,7 @@ def _record_table(records: list[Record]) -> Table:
         else:
             spread = f" [{record.low:.3g}, {record.high:.3g}]"
         floor = "" if record.floor is None else f"{record.floor:.4g}"
+        floor += "" if record.floor_error is None else f" ± {record.floor_error:.2g}"
         better = "lower" if record.lower_is_better else "higher"
         value = escape(f"{record.value:.4g}{spread}")  # brackets are markup to the console
         table.add_row(record.name, value, floor, better)

@@ -4,7 +4,8 @@ Scores of generative models depend on the number of samples, the reference split
 behind the features and the resize filter; two numbers that differ in any of these cannot be
 compared. A ``Record`` keeps them together, beside the *floor*: the same metric on two sets of real
 images of the same size, which is what a perfect sampler would score; and beside an interval of
-95 %, how far the score would move if the samples were drawn again (``metrics.bootstrap``).
+95 %, how far the score would move if the samples were drawn again (``metrics.bootstrap``). A floor
+that is a mean over several splits of the real images says so in the note.
 """
 
 import dataclasses
@@ -42,6 +43,8 @@ class Record:
         floor_num_real: real samples on the other side of the floor.
         seed: of all random subsets.
         note: what a reader must know besides.
+        floor_error: standard deviation of the floor from one split of the real samples to another,
+            which is how far a single draw of a perfect sampler strays; None if not known.
     """
 
     name: str
@@ -61,6 +64,7 @@ class Record:
     floor_num_real: int | None = None
     seed: int = 0
     note: str = ""
+    floor_error: float | None = None
 
     def to_dict(self) -> dict[str, str | int | float | bool | None]:
         """Return all fields as plain values; NaN and infinity become None, as JSON has neither.
@@ -79,8 +83,8 @@ class Record:
             fields: field name to value.
 
         Returns:
-            The record; a value of None becomes NaN. Fields that came later, such as ``low`` and
-            ``high``, may be missing.
+            The record; a value of None becomes NaN. Fields that came later, such as ``low``,
+            ``high`` and ``floor_error``, may be missing.
 
         Raises:
             DataError: a field is unknown or missing.

@@ -17,8 +17,10 @@ features go half the way: on the images of the fit their covariance is C^{1/2}, 
 matrix of the activations (C as they are, the identity if whitened).
 
 The file carries weights and a header: name, sizes, classes, accuracy on images that were held out,
-and a *card*, which says how far the Frechet distance moves for known flaws. A distance on these
-features is called ``fd_<name>``; two distances compare only if the SHA-256 of the file is the same.
+and a *card*, which says how far the Frechet distance moves for known flaws (``hardly_seen``). A
+distance on these features is called ``fd_<name>``; two distances compare only if the SHA-256 of the
+file is the same. No name may look like a score of the true Inception: the words FID, KID and
+Inception score are for its weights alone.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +43,16 @@ from trilemma.errors import CheckpointError, ConfigError, DataError
 from trilemma.metrics.features import EXTRACTORS, FeatureExtractor
 
 __all__ = [
+    "FLAWS",
     "KIND",
     "MAX_SIDE",
     "MIN_SIDE",
     "FeatureNet",
     "FittedFeatures",
     "average_down",
+    "caution",
     "check_name",
+    "hardly_seen",
 ]
 
 KIND = "features"
@@ -54,6 +60,17 @@ KIND = "features"
 MIN_SIDE, MAX_SIDE = 16, 64
 """Sides that the network can read, pixels; larger images are averaged down."""
 NAME = re.compile(r"[a-z0-9_]+")
+PUBLISHED = re.compile(r".*(fid|inception).*|kid|is")
+"""Names that would make a score look like one of the true Inception's."""
+FLAWS = {
+    "blur": "blurred by 1 pixel",
+    "noise": "noise of 0.05",
+    "one_class": "largest class only",
+    "repeats": "16 images repeated",
+}
+"""Known flaws on the card of a file, in words; its entry ``real`` is the floor."""
+SEEN = 1.5
+"""A flaw is seen where its distance is this many times the floor."""
 
 
 class FeatureNet(nn.Module):
@@ -158,12 +175,14 @@ class FittedFeatures(FeatureExtractor):
     Attributes:
         class_names: the classes; () where the images had no labels.
         about: the file's header: accuracy, card, number of images, seed, version, date.
+        hardly_seen: the known flaws that these features hardly see, in words.
 
     Args:
         path: the file, ``*.safetensors``.
 
     Raises:
         CheckpointError: the file is missing, damaged, or no file of features.
+        ConfigError: its features bear a name that is not theirs.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -172,7 +191,8 @@ class FittedFeatures(FeatureExtractor):
             shape = self.about["network"]
             self.network = FeatureNet(**{key: int(value) for key, value in shape.items()})
             self.network.load_state_dict(tensors)
-            self.name = check_name(self.about["name"])
+            name = self.about["name"]
+            card = {key: float(value) for key, value in self.about.get("card", {}).items()}
             names = tuple(str(name) for name in self.about["class_names"])
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
@@ -180,6 +200,10 @@ class FittedFeatures(FeatureExtractor):
                 f"{path}: header and weights of the features do not fit ({reason}); fit them again "
                 "with `trilemma features`"
             ) from error
+        try:
+            self.name = check_name(name)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}, and fit them again") from error
         if len(names) not in (0, self.network.num_classes):
             raise CheckpointError(
                 f"{path} names {len(names)} classes, its network has {self.network.num_classes}"
@@ -188,6 +212,7 @@ class FittedFeatures(FeatureExtractor):
             raise CheckpointError(f"{path} holds weights that are not finite; fit them again")
         self.network.eval().requires_grad_(False)
         self._inverse = torch.linalg.inv(self.network.balance.double())
+        self.hardly_seen = hardly_seen(card)
         self.class_names = names or tuple(map(str, range(self.network.num_classes)))
         self.dim = self.network.dim
         self.weights_sha256 = hashlib.sha256(content).hexdigest()
@@ -268,7 +293,8 @@ def check_name(name: str) -> str:
         The name.
 
     Raises:
-        ConfigError: other characters than a-z, 0-9 and _, or the name of other features.
+        ConfigError: other characters than a-z, 0-9 and _, the name of other features, or one that
+            makes a score look like a FID, a KID or an Inception score.
     """
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise ConfigError(f"features called {name!r}: names hold a-z, 0-9 and _ only; give --name")
@@ -277,7 +303,39 @@ def check_name(name: str) -> str:
             f"features called {name!r}: the name belongs to other features; give --name, and not "
             f"one of {', '.join(sorted(EXTRACTORS))}"
         )
+    if PUBLISHED.fullmatch(name):
+        raise ConfigError(
+            f"features called {name!r}: FID, KID and Inception score are words for the true "
+            "Inception; give --name, and not kid, is, or one that holds fid or inception"
+        )
     return name
+
+
+def hardly_seen(card: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the flaws that features hardly see: their distance is not well above the floor.
+
+    Args:
+        card: Frechet distances by the keys of ``FLAWS``, and ``real``, that of other real images.
+
+    Returns:
+        The flaws in the words of ``FLAWS``; () for a card without a floor.
+    """
+    floor = card.get("real")
+    if floor is None:
+        return ()
+    return tuple(told for key, told in FLAWS.items() if key in card and card[key] < SEEN * floor)
+
+
+def caution(flaws: Iterable[str]) -> str:
+    """Return what to beware of where features hardly see some flaws, as the end of a sentence.
+
+    Args:
+        flaws: what ``hardly_seen`` returned, at least one.
+
+    Returns:
+        "hardly see: ...", without a full stop.
+    """
+    return f"hardly see: {', '.join(flaws)}. Do not compare models by them where that matters"
 
 
 def _read(path: Path) -> tuple[bytes, dict[str, Tensor], dict[str, Any]]:

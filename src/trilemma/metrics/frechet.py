@@ -16,7 +16,8 @@ negative ones, are rounding and count as zero. All arithmetic is in float64.
 
 The estimate is biased upward by the sampling noise of both means and covariances, the more the
 larger d / n; two sets of real images do not give zero. ``report.evaluate`` therefore puts the
-real-against-real floor of the same size beside each distance.
+real-against-real floor of the same size beside each distance, the mean over several splits of the
+real images, for which ``frechet_of_features`` is the faster form.
 """
 
 import math
@@ -33,6 +34,7 @@ __all__ = [
     "check_features",
     "frechet_distance",
     "frechet_error",
+    "frechet_of_features",
     "gaussian_stats",
     "influence",
     "roots_trace",
@@ -138,10 +140,7 @@ def frechet_distance(a: GaussianStats, b: GaussianStats) -> float:
         )
     shift = (a.mean - b.mean).square().sum()
     spread = a.cov.trace() + b.cov.trace() - 2 * _trace_sqrt_product(a.cov, b.cov)
-    total = float(shift + spread)
-    if not math.isfinite(total):
-        raise NumericalError("Frechet distance is not finite: a mean or covariance is not finite")
-    return max(total, 0.0)
+    return _total(shift, spread)
 
 
 def frechet_error(a: Tensor, b: Tensor | GaussianStats) -> float:
@@ -173,6 +172,48 @@ def frechet_error(a: Tensor, b: Tensor | GaussianStats) -> float:
     if not isinstance(y, GaussianStats):
         errors.append(influence(y, p).std().item() / math.sqrt(len(y)))
     return math.hypot(*errors)
+
+
+def frechet_of_features(a: Tensor, b: Tensor | GaussianStats) -> float:
+    r"""Return the Frechet distance of features: fast, to about 1e-8 of the traces.
+
+    With X the centred features of the smaller set, divided by the root of n - 1, C_a = X^T X, and
+    (C_a C_b)^{1/2} has the eigenvalues' roots of X C_b X^T: n numbers where there are fewer samples
+    than features. With more samples, those of C_b^{1/2} C_a C_b^{1/2} are taken.
+
+    Args:
+        a: features, (n, d).
+        b: features, (m, d); or statistics.
+
+    Returns:
+        The distance, in squared feature units, >= 0; see ``frechet_distance``.
+
+    Raises:
+        DataError: features are not matrices of one width with two rows or more.
+        NumericalError: a feature or covariance is not finite, or the eigensolver failed.
+
+    Source: Dowson and Landau, 1982.
+    """
+    x = check_features(a)
+    if isinstance(b, GaussianStats):
+        other = b
+    else:
+        y = check_features(b)
+        x, y = (x, y) if len(x) <= len(y) else (y, x)
+        other = gaussian_stats(y)
+    if x.shape[1] != other.dim:
+        raise DataError(
+            f"features are {x.shape[1]} and {other.dim} wide; use the same extractor for both"
+        )
+    mean = x.mean(0)
+    centred = (x - mean) / math.sqrt(len(x) - 1)
+    if len(x) > other.dim:
+        roots = roots_trace(symmetric_root(other.cov), centred.mT @ centred)
+    else:
+        values, _ = _eigh(centred @ other.cov @ centred.mT, vectors=False)
+        roots = values[values > _rounding(values)].sqrt().sum()
+    shift = (mean - other.mean).square().sum()
+    return _total(shift, centred.square().sum() + other.cov.trace() - 2 * roots)
 
 
 def influence(a: Tensor, b: GaussianStats) -> Float64[Tensor, " n"]:
@@ -243,6 +284,14 @@ def symmetric_root(matrix: Float64[Tensor, "*r d d"]) -> Float64[Tensor, "*r d d
     values, vectors = _eigh(matrix)
     kept = values > _rounding(values)
     return (vectors * torch.where(kept, values, 0.0).sqrt()[..., None, :]) @ vectors.mT
+
+
+def _total(shift: Tensor, spread: Tensor) -> float:
+    """Return the distance; a total below zero can only be rounding."""
+    total = float(shift + spread)
+    if not math.isfinite(total):
+        raise NumericalError("Frechet distance is not finite: a mean or covariance is not finite")
+    return max(total, 0.0)
 
 
 def _trace_sqrt_product(a: Tensor, b: Tensor) -> Tensor:

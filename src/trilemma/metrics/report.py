@@ -7,14 +7,28 @@ interval of 95 % (``metrics.bootstrap``) and its floor, the same metric with rea
 place of the fakes:
 
 * with ``floor_real``, a second set of real images: as many of them as there are fakes (or all, if
-  fewer) against the same reference;
+  fewer) against as many as the reference holds;
 * without it, the reference is split: a random part, as large as the fake set but at most half,
   against the rest. The rest is smaller than the reference itself, which raises the floor of the
   Frechet distance a little; the record states both sizes.
 
+One such comparison is a noisy draw: of the 512 bundled digits, twelve divisions into halves have
+Frechet distances from 1.4 to 3.2. The floors of both distances are therefore the mean over
+``FLOOR_SPLITS`` splits: the real images of both sets are pooled and dealt anew, at random by the
+seed, into two disjoint sets of these sizes. Twelve such means lie between 1.7 and 2.3. The standard
+deviation between the splits is ``floor_error``: about how far one draw of a perfect sampler strays,
+and twice the error of the mean or so. The kernel distance spreads as many subsets as it draws for
+the value over the splits, so that its ``floor_error`` is somewhat too wide for many thousand
+images. Precision, recall, density and coverage, whose nearest neighbours would have to be found
+anew for each split, and the Inception score have the floor of one split and no ``floor_error``:
+images of ``floor_real`` against the reference itself, or the first division of the reference.
+
 Where the features of many real images cannot be had but their mean and covariance can, these are
 given as ``reference``. Then the Frechet distance and its floor, and they alone, are measured
-against them; the floor takes as many real images of both sets as there are fakes, or all.
+against them; the floor is the mean over ``FLOOR_SPLITS`` draws from the real images of both sets,
+of as many as there are fakes. Such draws share images, the more the fewer are left out, and then
+stray less than independent ones. If there are no more real images than fakes, all of them enter
+once, and ``floor_error`` is None.
 
 A distance is worth reading only where it clears its floor by more than its interval. Precision and
 density are worth reading only where coverage is not far below its floor: with the features of
@@ -23,6 +37,7 @@ EfficientNet-Lite0, uniform noise against 1,000 icons has precision 1.0, density
 """
 
 import math
+import statistics
 from dataclasses import dataclass
 
 import torch
@@ -45,6 +60,7 @@ from trilemma.metrics.frechet import (
     check_features,
     frechet_distance,
     frechet_error,
+    frechet_of_features,
     gaussian_stats,
 )
 from trilemma.metrics.inception_score import inception_score, inception_score_interval
@@ -55,6 +71,9 @@ __all__ = ["evaluate", "evaluate_features"]
 
 MANIFOLD_LIMIT = 10_000
 SUBSET_SIZE = 1000
+FLOOR_SPLITS = 5
+FLOOR_SUBSETS = 20
+"""Of each split: together as many as ``kid`` draws for the value."""
 SMALLEST = 12
 FIDELITY = ("precision", "density")
 SUSPECT = (
@@ -82,15 +101,23 @@ class _Score:
 class _Sets:
     """What is compared: features of fakes, or of reals in their place, and of reals.
 
-    The Frechet distance compares ``moved`` with ``reference`` where that is given, ``fake`` with
-    ``real`` otherwise. Intervals are measured for the fakes only, not for the floor.
+    Intervals are measured for the fakes only, not for the floor.
     """
 
     fake: Tensor
     real: Tensor
-    moved: Tensor
-    reference: GaussianStats | None
-    with_intervals: bool
+    with_intervals: bool = True
+
+
+@dataclass(frozen=True)
+class _Floor:
+    """What real samples score, and how that was found."""
+
+    value: float
+    num_fake: int
+    num_real: int
+    error: float | None = None
+    note: str = ""
 
 
 def evaluate(
@@ -186,15 +213,25 @@ def evaluate_features(
     extra = None
     if floor_real is not None:
         extra = check_features(floor_real, "floor images' features", SMALLEST)
-    moved = _draw(x if extra is None else torch.cat([x, extra]), len(y), seed)
-    scores = _compare(_Sets(y, x, y, reference, True), extractor, seed)
-    stand_in, rest = _floor_sets(y, x, extra, seed)
-    floors = _compare(_Sets(stand_in, rest, moved, reference, False), extractor, seed)
-    coverage, its_floor = (
-        next(score.value for score in found if score.name == "coverage")
-        for found in (scores, floors)
+    split_once = _Sets(*_floor_sets(y, x, extra, seed), with_intervals=False)
+    pool = x if extra is None else torch.cat([x, extra])
+    sets = _Sets(y, x)
+    scores = [
+        _frechet(sets, reference, metric_key(extractor), seed),
+        _kernel(sets, metric_key(extractor, "kernel"), seed),
+        *_compare(sets, extractor, seed),
+    ]
+    floors = [
+        *_distance_floors(split_once, pool, len(y), reference, seed),
+        *(
+            _Floor(score.value, score.num_fake, score.num_real)
+            for score in _compare(split_once, extractor, seed)
+        ),
+    ]
+    suspect = any(
+        score.name == "coverage" and score.value < 0.5 * floor.value
+        for score, floor in zip(scores, floors, strict=True)
     )
-    suspect = coverage < 0.5 * its_floor
     identity = {
         "extractor": extractor.name,
         "weights_sha256": extractor.weights_sha256,
@@ -215,15 +252,16 @@ def evaluate_features(
             floor_num_real=floor.num_real,
             seed=seed,
             split=score.split or split,
-            note=_note(score, suspect),
+            floor_error=floor.error,
+            note=_note(score, floor, suspect),
             **identity,
         )
         for score, floor in zip(scores, floors, strict=True)
     ]
 
 
-def _note(score: _Score, suspect: bool) -> str:
-    parts = [score.note, score.interval.note if score.interval else ""]
+def _note(score: _Score, floor: _Floor, suspect: bool) -> str:
+    parts = [score.note, score.interval.note if score.interval else "", floor.note]
     note = "; ".join(part for part in parts if part)
     return note + (SUSPECT if suspect and score.name in FIDELITY else "")
 
@@ -244,33 +282,73 @@ def _floor_sets(
     return shuffled[:size], shuffled[size:]
 
 
+def _distance_floors(
+    sizes: _Sets, pool: Tensor, num: int, reference: GaussianStats | None, seed: int
+) -> tuple[_Floor, _Floor]:
+    """Return the floors of the Frechet and kernel distances, means over splits of all reals.
+
+    Args:
+        sizes: two sets of real features, as large as those of each split shall be.
+        pool: all real features.
+        num: how many of the pool are held against ``reference``, or all.
+        reference: statistics, for the Frechet distance alone.
+        seed: of the splits.
+
+    Returns:
+        Both floors.
+    """
+    first, second = len(sizes.fake), len(sizes.real)
+    subset_size = min(SUBSET_SIZE, min(first, second) // 2)
+    rng = torch.Generator().manual_seed(seed)
+    frechet: list[float] = []
+    kernel: list[float] = []
+    for _ in range(FLOOR_SPLITS):
+        dealt = pool[torch.randperm(len(pool), generator=rng)]
+        stand_in, rest = dealt[:first], dealt[first : first + second]
+        options = {"num_subsets": FLOOR_SUBSETS, "subset_size": subset_size, "seed": seed}
+        kernel.append(kid(rest, stand_in, **options).mean)
+        if reference is None:
+            frechet.append(frechet_of_features(stand_in, rest))
+        elif num < len(pool) or not frechet:  # all of the pool make but one draw
+            frechet.append(frechet_of_features(dealt[:num], reference))
+    split = f"{FLOOR_SPLITS} splits of {len(pool)} real samples"
+    near = _mean_floor(kernel, first, second, split)
+    if reference is None:
+        return _mean_floor(frechet, first, second, split), near
+    size = min(num, len(pool))
+    drawn = f"{len(frechet)} draws of {size} out of {len(pool)} real samples"
+    return _mean_floor(frechet, size, reference.num_samples, drawn), near
+
+
+def _mean_floor(values: list[float], num_fake: int, num_real: int, splits: str) -> _Floor:
+    """Return the mean of the floors of several splits, with their standard deviation."""
+    mean = statistics.fmean(values)
+    if len(values) == 1:
+        return _Floor(mean, num_fake, num_real, None, f"floor: of all {num_fake} real samples")
+    note = f"floor: mean over {splits}, floor_error their standard deviation"
+    return _Floor(mean, num_fake, num_real, statistics.stdev(values), note)
+
+
 def _draw(x: Tensor, size: int, seed: int) -> Tensor:
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
     return x[order[:size]]
 
 
 def _compare(sets: _Sets, extractor: FeatureExtractor, seed: int) -> list[_Score]:
-    return [
-        _frechet(sets, metric_key(extractor), seed),
-        _kernel(sets, metric_key(extractor, "kernel"), seed),
-        *_manifold(sets, seed),
-        *_classes(sets, extractor, seed),
-    ]
+    """Return the scores whose floor is that of one split: all but the distances."""
+    return [*_manifold(sets, seed), *_classes(sets, extractor, seed)]
 
 
-def _frechet(sets: _Sets, name: str, seed: int) -> _Score:
-    given = sets.reference
-    fake = sets.fake if given is None else sets.moved
+def _frechet(sets: _Sets, given: GaussianStats | None, name: str, seed: int) -> _Score:
+    fake = sets.fake
     other = gaussian_stats(sets.real) if given is None else given
     smallest, dim = min(len(fake), other.num_samples), fake.shape[1]
     value = frechet_distance(gaussian_stats(fake), other)
     opposite = sets.real if given is None else given
-    interval = None
-    if sets.with_intervals:
-        interval = frechet_interval(fake, opposite, seed=seed, value=value)
+    interval = frechet_interval(fake, opposite, seed=seed, value=value)
     error = None
     if smallest > dim:
-        error = frechet_error(fake, opposite) if sets.with_intervals else None
+        error = frechet_error(fake, opposite)
         note = "error: standard error to first order, without the bias"
     else:
         note = (

@@ -15,6 +15,9 @@ Four questions, each with the cell that answers it and the reason. The rules:
 * *Fewest calls*: the cell that is good enough with the fewest network calls, then the better one.
   If still fewer calls are all that a reader has, the answer names what they buy: the best cell at
   that price, and at each lower one.
+* Where a 95 % interval holds the limit of what is good enough, the samples do not tell on which
+  side of it the cell is. Fewest calls and fastest say so of the cell that they recommend, and of
+  cheaper ones without a flaw.
 * *Likelihood*: the model with the lowest bits per dimension, or nats where there are no bytes, and
   what kind of number it is. A bound can only be too high. GANs have none. Where nothing was
   measured, the models that have one by their family: latent and score models.
@@ -32,7 +35,7 @@ see in a few pictures.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from trilemma.metrics import Record
@@ -55,7 +58,9 @@ FACTOR = 2.0
 SHARE = 0.9
 FOUND = 0.98
 VARIED = 2 / 3
-NOT_MEASURED = "not measured; --likelihood N measures it on N held-out data"
+ENOUGH = 2000
+"""Samples that are advised at least; below, the intervals of distances are wide."""
+NOT_MEASURED = "not measured; --likelihood N measures on N held-out data"
 FLAWS = (
     "a class or mode missing, coverage or recall below two thirds of what real data score, signs "
     "of copying"
@@ -144,7 +149,7 @@ class _Ranked:
         flaws = (*_missing(self.report, cell), *_narrow(cell))
         if flaws:
             told += f", but {listed(flaws)}"
-        elif cell.class_counts:
+        elif cell.class_counts and len(words.judged_classes(cell)) == len(cell.class_counts):
             told += ", all classes drawn"
         elif cell.record("num_modes"):
             told += ", all modes drawn"
@@ -247,7 +252,9 @@ def _fewest_calls(ranked: _Ranked) -> Advice:
     )
     less = _less(ranked, cell, lambda cell: cell.nfe, lambda cell: plural(cell.nfe, "call"), 3)
     less = f" In fewer calls no model is good enough. {less}" if less else ""
-    return _advice(0, ranked, cell, answer + less, "The fewest calls of all that are good enough.")
+    reason = "The fewest calls of all that are good enough."
+    reason = _joined([reason, _open(ranked, cell, lambda cell: cell.nfe)])
+    return _advice(0, ranked, cell, answer + less, reason)
 
 
 def _fastest(ranked: _Ranked) -> Advice:
@@ -275,7 +282,8 @@ def _fastest(ranked: _Ranked) -> Advice:
     )
     less = _less(ranked, cell, _time, lambda cell: duration(_time(cell)), 1)
     less = f" No faster one is good enough. {less}" if less else ""
-    return _advice(3, ranked, cell, answer + less, "The least time of all that are good enough.")
+    reason = "The least time of all that are good enough."
+    return _advice(3, ranked, cell, answer + less, _joined([reason, _open(ranked, cell, _time)]))
 
 
 def _best_quality(ranked: _Ranked) -> Advice:
@@ -318,23 +326,28 @@ def _likelihoods(report: Report) -> Advice:
     for model in loaded:
         if model not in found:
             why.setdefault(_why_not(model), []).append(model.name)
-    without = [f"{listed(names)}: {reason}." for reason, names in why.items()]
     if not found:
         able = [m for m in loaded if m.family in HAVE_LIKELIHOOD and _why_not(m) == NOT_MEASURED]
-        answer = "Not measured." if NOT_MEASURED in why else "None of these."
+        told = []
         if able:
-            verb = "has" if len(able) == 1 else "have"
+            verb = "It has" if len(able) == 1 else "They have"
             families = listed(list(dict.fromkeys(words.family(model) for model in able)))
-            answer = f"{listed([model.name for model in able])} {verb} one, by family: {families}."
-            answer += " Values were not measured; --likelihood N measures them."
-        reason = _joined(without or [_failures(report)])
-        return Advice(question=QUESTIONS[1], answer=answer, cell="", reason=reason)
+            told = [f"{verb} one, by family: {families}. Values were {NOT_MEASURED}."]
+        named = [model.name for model in able]
+        why = {reason: [n for n in names if n not in named] for reason, names in why.items()}
+        none = "Not measured" if why.get(NOT_MEASURED) else "None of these"
+        return Advice(
+            question=QUESTIONS[1],
+            answer=f"{listed(named) or none}.",
+            cell="",
+            reason=_joined([*told, *_reasons(why)] or [_failures(report)]),
+        )
     best, *others = found
     name = "bits per dimension" if unit == "bits_per_dim" else "nats of a density"
     answer = f"{best.name} gives {_likelihood(best, unit)} {name}; lower is better."
     if others:
-        told = listed([f"{model.name} {_likelihood(model, unit)}" for model in others])
-        answer += f" The others: {told}."
+        figures = [f"{model.name} {_likelihood(model, unit)}" for model in others]
+        answer += f" The others: {listed(figures)}."
     bounds = sum(_is_bound(model) for model in found)
     notes = ['"At most" marks an upper bound, which can only be too high.'] if bounds else []
     if 0 < bounds < len(found):
@@ -345,7 +358,7 @@ def _likelihoods(report: Report) -> Advice:
         question=QUESTIONS[1],
         answer=answer,
         cell=key,
-        reason=_joined([*notes, *without, *(f"Beware: {what}." for what in copied)]),
+        reason=_joined([*notes, *_reasons(why), *(f"Beware: {what}." for what in copied)]),
     )
 
 
@@ -389,6 +402,25 @@ def _less(
     parts = [f"If {price(front[0])} {verb} all you have: {first}"]
     parts += [f"With {price(cell)}: {told}" for cell, told in zip(front[1:], rest, strict=True)]
     return " ".join(parts)
+
+
+def _open(ranked: _Ranked, chosen: Cell, cost: Callable[[Cell], float]) -> str:
+    """Which of the chosen cell and cheaper ones so many samples do not tell from good enough."""
+    if len(ranked.cells) == 1:
+        return ""
+    cheaper = [c for c in ranked.cells if cost(c) < cost(chosen) and not _flaws(ranked.report, c)]
+    near = [
+        words.cell_name(cell)
+        for cell in (chosen, *cheaper)
+        if (ends := interval_of(ranked.quality[cell.key])).low < ranked.bar < ends.high
+    ]
+    if not near:
+        return ""
+    num = ranked.quality[chosen.key].num_fake
+    return (
+        f"{num:,} samples do not tell whether {listed(near)} {'is' if len(near) == 1 else 'are'} "
+        f"good enough; take -n {max(ENOUGH, 4 * num)} or more."
+    )
 
 
 def _missing(report: Report, cell: Cell) -> tuple[str, ...]:
@@ -461,6 +493,11 @@ def _time(cell: Cell) -> float:
 def _is_bound(model: Model) -> bool:
     """Whether a likelihood is only bounded."""
     return "bound" in str(model.likelihood.get("kind", ""))
+
+
+def _reasons(why: Mapping[str, Sequence[str]]) -> list[str]:
+    """One sentence per reason that models have no figure."""
+    return [f"{listed(names)}: {reason}." for reason, names in why.items() if names]
 
 
 def _likelihood(model: Model, unit: str) -> str:

@@ -167,7 +167,7 @@ def _method(report: Report) -> list[str]:
     lists = (
         ("### Protocol", words.protocols(report)),
         ("### What the figures mean", words.defined(report)),
-        ("### Limits", words.LIMITS),
+        ("### Limits", words.limits(report)),
     )
     parts = ["## How this was measured"]
     for heading, sentences in lists:

@@ -14,7 +14,7 @@ import math
 import statistics
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,15 @@ from trilemma.pipeline import Pipeline
 from trilemma.report.ladder import Rung
 from trilemma.report.record import Cell, Speed
 
-__all__ = ["Protocol", "draw", "forget", "judge", "measure_likelihood", "time_sampling"]
+__all__ = [
+    "Protocol",
+    "draw",
+    "forget",
+    "judge",
+    "measure_likelihood",
+    "speed_of",
+    "time_sampling",
+]
 
 SHARD = 500
 MOST_CLASSES = 64
@@ -188,17 +196,28 @@ def time_sampling(
             times = [run(batch)]
             while len(times) < MOST_REPEATS and math.fsum(times) < patience:
                 times.append(run(batch))
-        each = [1000 * seconds / batch for seconds in times]
-        speeds.append(
-            Speed(
-                batch_size=batch,
-                ms_per_image=statistics.median(each),
-                fastest=min(each),
-                slowest=max(each),
-                repeats=len(each),
-            )
-        )
+        speeds.append(speed_of(times, batch))
     return {"speed": tuple(speeds), "peak_memory": memory, "memory_batch": largest}
+
+
+def speed_of(times: Sequence[float], batch_size: int) -> Speed:
+    """Sum up how long repeated drawings of one batch took.
+
+    Args:
+        times: of each drawing, seconds, at least one.
+        batch_size: samples per drawing, >= 1.
+
+    Returns:
+        Milliseconds per sample: the median, which one slow drawing does not move, and the extremes.
+    """
+    each = [1000 * seconds / batch_size for seconds in times]
+    return Speed(
+        batch_size=batch_size,
+        ms_per_image=statistics.median(each),
+        fastest=min(each),
+        slowest=max(each),
+        repeats=len(each),
+    )
 
 
 def measure_likelihood(pipeline: Pipeline, protocol: Protocol, num: int) -> dict[str, Any]:

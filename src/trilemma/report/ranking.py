@@ -17,6 +17,7 @@ from trilemma.report.record import Cell, Report
 
 __all__ = [
     "MEASURES",
+    "SEEN",
     "Measure",
     "chosen",
     "coverage_measure",
@@ -31,6 +32,7 @@ __all__ = [
 
 MISSING = 0.1
 SEEN = 20
+"""Samples that real data would show of a class for it to be judged."""
 
 
 @dataclass(frozen=True)

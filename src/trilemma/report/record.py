@@ -33,6 +33,8 @@ FAMILIES = {
     "samples": "samples from a file",
 }
 """What a reader is told of each kind of model."""
+PUBLISHED = {"fd": "fid", "kd": "kid", "is": "inception_score"}
+"""What a score is called on the features of the true Inception."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,9 +108,12 @@ class Cell:
         return f"cells/{self.key}.npz"
 
     def record(self, name: str) -> Record | None:
-        """The metric of a name, or of a name that starts like it (``fd`` finds ``fd_digits``)."""
+        """The metric of a name, or of a name that starts like it (``fd`` finds ``fd_digits``).
+
+        ``fd``, ``kd`` and ``is`` also find the score of the true Inception, such as ``kid``.
+        """
         for found in self.records:
-            if found.name == name or found.name.startswith(f"{name}_"):
+            if found.name in (name, PUBLISHED.get(name)) or found.name.startswith(f"{name}_"):
                 return found
         return None
 
@@ -166,8 +171,9 @@ class Report:
     Attributes:
         models: in the order in which they were named.
         cells: in the order of the models, then of calls.
-        data: name, kind ("images", "stacked" or "points"), split, event_shape, length, and
-            class_names, of the classes that samples are sorted into.
+        data: name, kind ("images", "stacked" or "points"), split, event_shape, length,
+            class_names, of the classes that samples are sorted into, and hardly_seen, the flaws
+            that fitted features hardly see.
         settings: num, seed, extractor, likelihood_num, ladder.
         hardware: device, name, threads, torch.
         date: year-month-day.

@@ -37,6 +37,8 @@ from trilemma.errors import (
     TrilemmaError,
 )
 from trilemma.evaluation import read_npz
+from trilemma.metrics import extractor_named
+from trilemma.metrics.fitted import FittedFeatures
 from trilemma.pipeline import load
 from trilemma.report import markdown, page
 from trilemma.report.entries import Entry, common_data, open_models
@@ -390,6 +392,7 @@ def _assembled(
             "split": protocol.split,
             "event_shape": list(data.event_shape),
             "class_names": _class_names(data, protocol),
+            "hardly_seen": _hardly_seen(data, protocol),
             "length": len(data),
         },
         settings={
@@ -412,6 +415,14 @@ def _class_names(data: Data, protocol: Protocol) -> list[str]:
     if isinstance(data, Toy | StackedDigits):
         return []
     return list(protocol.features(data.images_uint8([0])).class_names)
+
+
+def _hardly_seen(data: Data, protocol: Protocol) -> list[str]:
+    """Flaws that the features hardly see, if they are fitted ones, whose file knows."""
+    if isinstance(data, Toy) or protocol.extractor is None:
+        return []
+    network = extractor_named(protocol.extractor)
+    return list(network.hardly_seen) if isinstance(network, FittedFeatures) else []
 
 
 def _hardware(device: str) -> dict[str, Any]:

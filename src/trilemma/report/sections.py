@@ -305,7 +305,7 @@ def method(sheet: Sheet) -> Markup:
         pairs = [join([element("dt", a), element("dd", b[0].upper() + b[1:])]) for a, _, b in rows]
         parts.append(element("dl", *pairs, class_="definitions"))
     parts.append(element("h3", "Limits"))
-    parts.append(element("ul", *(element("li", text) for text in words.LIMITS)))
+    parts.append(element("ul", *(element("li", text) for text in words.limits(report))))
     parts.append(element("h3", "Hardware"))
     parts.append(element("p", f"{words.hardware(report)}."))
     parts.append(element("h3", "Models"))

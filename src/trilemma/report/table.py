@@ -11,23 +11,36 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from trilemma.metrics import Record
 from trilemma.report.formats import (
     NONE,
     amount,
     figure,
+    listed,
     percent,
     plus_minus,
     record_text,
     size_text,
 )
 from trilemma.report.intervals import interval_of
-from trilemma.report.ranking import MEASURES, groups, missing_classes, protocol, record_of
+from trilemma.report.ranking import SEEN, groups, missing_classes, protocol, record_of
 from trilemma.report.record import Cell, Model, Report
-from trilemma.report.words import family, is_real, rung_name, short_protocol, things
+from trilemma.report.words import (
+    FIGURES,
+    family,
+    judged_classes,
+    rung_name,
+    short_protocol,
+    things,
+)
 
 __all__ = ["Column", "Entry", "Row", "Table", "table"]
 
-QUALITY = ("distance", "high_quality")
+QUALITY = ("distance", "high_quality", "kd", "is")
+CAPPED = ("precision", "density", "is")
+"""Above the floor they count as level with it: real data are not surpassed by being tidier."""
+SECOND = ("kd", "is")
+"""Second opinions, which only the table of all cells shows."""
 CLOSE = 0.02
 LEAST_MEMORY = 1_000_000
 """Bytes; an operating system reports less than this only by chance."""
@@ -42,6 +55,7 @@ COPIED = (
     "without being new, so this quality is not ranked."
 )
 RARE = "Modes found: a class that is drawn below a tenth of its share in real data is not found."
+UNJUDGED = f"Classes that as many real data show fewer than {SEEN} times are not judged."
 
 
 @dataclass(frozen=True)
@@ -123,13 +137,21 @@ class Table:
 def table(report: Report, cells: Sequence[Cell]) -> Table:
     """Compare cells; models that did not load, and cells that failed, say why.
 
+    The table of all cells also has the kernel distance and the class score.
+
     Args:
         report: that they belong to.
         cells: lines, in this order.
     """
     models = {model.name: model for model in report.models}
     good = [cell for cell in cells if not cell.error]
-    columns = [c for c in _columns(report) if any(_holds(c, models, cell) for cell in good)]
+    is_whole = len(cells) >= len(report.cells)
+    columns = [
+        column
+        for column in _columns(report)
+        if (is_whole or column.record not in SECOND)
+        and any(_holds(column, models, cell) for cell in good)
+    ]
     rows = [_row(models[cell.model], cell, columns) for cell in cells if cell.model in models]
     seen = {cell.model for cell in cells}
     rows += [
@@ -158,14 +180,18 @@ def _caption(columns: Sequence[Column], rows: Sequence[Row]) -> str:
             "Floor: what as many real data score in the place of samples; below it, differences "
             "mean nothing."
         )
-    if any(column.title in ("precision", "density") for column in columns):
-        parts.append("Precision and density above those of real data count as level with them.")
+    capped = [FIGURES[name].short for name in CAPPED if name in {c.record for c in columns}]
+    if capped:
+        told = listed(capped).capitalize()
+        parts.append(f"{told} above what real data score count as level with it.")
     if any(FLAG in entry.text for entry in entries):
         parts.append(SUSPECT)
     if any(COPY in entry.text for entry in entries):
         parts.append(COPIED)
     if any(c.record == "num_modes" for c in columns) and any(c.class_counts for c in cells):
         parts.append(RARE)
+        if any(len(judged_classes(c)) < len(c.class_counts) for c in cells):
+            parts.append(UNJUDGED)
     return " ".join([*parts, short_protocol(cells, *filter(None, (c.record for c in columns)))])
 
 
@@ -175,12 +201,12 @@ def _columns(report: Report) -> list[Column]:
     timed = sizes if len(sizes) <= 2 else [sizes[0], sizes[-1]]
     noun = things(report)[:-1]
     shown = {
-        "Quality": QUALITY,
+        "Quality": ("distance", *SECOND, "high_quality"),
         "Fidelity": ("precision", "density"),
         "Coverage": ("coverage", "recall", "num_modes", "mode_kl"),
     }
     found = [
-        Column(group, MEASURES[name].short, MEASURES[name].lower_is_better, _entry_of(name), name)
+        Column(group, FIGURES[name].short, FIGURES[name].lower_is_better, _entry_of(name), name)
         for group, names in shown.items()
         for name in names
     ]
@@ -205,21 +231,25 @@ def _entry_of(name: str) -> Callable[[Model, Cell], Entry]:
         if record is None:
             return Entry()
         low, value, high = interval_of(record)
+        small = f"floor {figure(record.floor, 2)}" if name == "distance" else ""
+        text = _text_of(name, record)
         if name in QUALITY and cell.memorisation.get("is_flagged"):
-            shown = record_text(record) if name == "distance" else percent(value)
-            small = f"floor {figure(record.floor, 2)}" if name == "distance" else ""
-            return Entry(f"{shown} {COPY}", small)
-        if name == "distance":
-            text = record_text(record)
-            return Entry(text, f"floor {figure(record.floor, 2)}", value, low, high)
+            return Entry(f"{text} {COPY}", small)
         if name in ("precision", "density") and _is_suspect(cell):
-            return Entry(f"{value:.2f} {FLAG}")
-        text = percent(value) if name == "high_quality" else f"{value:.2f}"
-        if name in ("precision", "density") and record.floor is not None:
+            return Entry(f"{text} {FLAG}")
+        if name in CAPPED and record.floor is not None:
             low, value, high = (min(x, record.floor) for x in (low, value, high))
-        return Entry(figure(value) if name == "mode_kl" else text, "", value, low, high)
+        return Entry(text, small, value, low, high)
 
     return entry
+
+
+def _text_of(name: str, record: Record) -> str:
+    if name in ("distance", *SECOND):
+        return record_text(record)
+    if name == "high_quality":
+        return percent(record.value)
+    return figure(record.value) if name == "mode_kl" else f"{record.value:.2f}"
 
 
 def _is_suspect(cell: Cell) -> bool:
@@ -233,12 +263,11 @@ def _modes(model: Model, cell: Cell) -> Entry:
     if record is not None:
         low, value, high = interval_of(record)
         return Entry(f"{value:,.0f} of {record.floor or value:,.0f}", "", value, low, high)
-    if not cell.class_counts:
+    judged, rare = judged_classes(cell), set(missing_classes(cell))
+    if not judged:
         return Entry()
-    real = [i for i in range(len(cell.class_counts)) if is_real(cell, i)]
-    rare = set(missing_classes(cell))
-    hit = sum(cell.class_counts[i] > 0 and i not in rare for i in real)
-    return Entry(f"{hit:,} of {len(real):,}", "", hit)
+    hit = sum(cell.class_counts[i] > 0 and i not in rare for i in judged)
+    return Entry(f"{hit:,} of {len(judged):,}", "", hit)
 
 
 def _calls(model: Model, cell: Cell) -> Entry:
@@ -318,7 +347,7 @@ def _reference(columns: Sequence[Column], cells: Sequence[Cell]) -> list[Row]:
     for column in columns:
         records = [r for cell in cells if column.record and (r := record_of(cell, column.record))]
         if column.record == "num_modes" and not records:
-            totals = {len(c.class_counts) for c in cells if c.class_counts}
+            totals = {len(judged) for c in cells if (judged := judged_classes(c))}
             entries.append(Entry(f"{totals.pop():,}" if len(totals) == 1 else ""))
             continue
         floors = {(protocol(r), r.floor) for r in records if r.floor is not None}
@@ -337,7 +366,7 @@ def _floor_text(name: str, floor: float) -> str:
         return percent(floor)
     if name == "num_modes":
         return f"{floor:,.0f}"
-    if name in ("precision", "density", "coverage", "recall"):
+    if name in ("precision", "density", "coverage", "recall", "is"):
         return f"{floor:.2f}"
     return figure(floor, 2)
 

@@ -7,11 +7,21 @@ from pathlib import PurePath
 from typing import Any
 
 from trilemma.metrics.base import PROTOCOL
+from trilemma.metrics.fitted import caution
 from trilemma.report.formats import duration, listed, percent, plural
-from trilemma.report.ranking import MEASURES, groups, missing_classes, protocol, record_of
+from trilemma.report.ranking import (
+    MEASURES,
+    SEEN,
+    Measure,
+    groups,
+    missing_classes,
+    protocol,
+    record_of,
+)
 from trilemma.report.record import FAMILIES, Cell, Model, Report
 
 __all__ = [
+    "FIGURES",
     "LIMITS",
     "cell_facts",
     "cell_name",
@@ -22,7 +32,8 @@ __all__ = [
     "family",
     "hardware",
     "introduction",
-    "is_real",
+    "judged_classes",
+    "limits",
     "missing",
     "number",
     "protocols",
@@ -34,10 +45,25 @@ __all__ = [
     "way",
 ]
 
+FIGURES = MEASURES | {
+    measure.name: measure
+    for measure in (
+        Measure("kd", "kernel distance", "kernel distance to real data", True),
+        Measure("is", "class score", "class score", False),
+    )
+}
+"""All measures that tables show, also those that neither advice nor claims go by."""
 DEFINITIONS = {
     "distance": "Fréchet distance: how far drawn data lie from real data in what a feature network "
     "sees, their mean and their variation; lower is better. Real data score the floor, not 0; what "
     "is at the floor or below it cannot be told from real data.",
+    "kd": "Kernel distance: a second opinion on the distance, from comparing drawn data with real "
+    "ones pair by pair; lower is better. Real data score about 0, by chance a little above or "
+    "below it.",
+    "is": "Class score: whether a classifier is sure of the class of each drawn datum and sees all "
+    "classes equally often; from 1 up to the number of classes, higher is better. It never looks "
+    "at real data, so read it beside what those score. On the features of the true Inception it "
+    "is the Inception score.",
     "precision": "Precision: share of drawn data that look like some real datum. Read it only "
     "beside coverage, for a model can score high here with copies of few data.",
     "density": "Density: as precision, but counts how many real data each drawn one lies near; "
@@ -46,7 +72,8 @@ DEFINITIONS = {
     "coverage": "Coverage: share of real data whose nearest surroundings hold a drawn datum; what "
     "is low here is missing among the samples.",
     "num_modes": "Modes found: classes that are drawn at least a tenth as often as in real data, "
-    "or centres of a mixture of which at least one point was drawn.",
+    f"of those that as many real data show at least {SEEN} times; or centres of a mixture of which "
+    "at least one point was drawn.",
     "mode_kl": "Unevenness of the modes: divergence of the frequencies of the modes from those of "
     "real data, in nats; even a perfect sampler scores its floor.",
     "high_quality": "Near a mode: share of points within three standard deviations of the nearest "
@@ -182,7 +209,7 @@ def hardware(report: Report) -> str:
 def warnings(report: Report) -> tuple[str, ...]:
     """Sentences on records whose protocols differ, so that they cannot be compared."""
     found: dict[tuple[str, str], list[str]] = {}
-    for name, measure in MEASURES.items():
+    for name, measure in FIGURES.items():
         parts = groups(report.measured(), [name])
         if len(parts) < 2:
             continue
@@ -228,7 +255,7 @@ def short_protocol(cells: Iterable[Cell], *names: str) -> str:
 
     Args:
         cells: that are shown.
-        names: of the measures that are shown; all of ``MEASURES`` if there are none.
+        names: of ``FIGURES``, those that are shown; all of ``MEASURES`` if there are none.
     """
     found: dict[str, list[str]] = {}
     for cell in cells:
@@ -239,8 +266,8 @@ def short_protocol(cells: Iterable[Cell], *names: str) -> str:
                 told = f"{record.num_fake:,} samples{real}, {record.split} split, "
                 told += f"features {record.extractor}"
                 labels = found.setdefault(told, [])
-                if MEASURES[name].short not in labels:
-                    labels.append(MEASURES[name].short)
+                if FIGURES[name].short not in labels:
+                    labels.append(FIGURES[name].short)
     if len(found) < 2:
         return "".join(f"Protocol: {told}." for told in found)
     return f"Protocol: {'; '.join(f'{listed(by)}: {told}' for told, by in found.items())}."
@@ -249,8 +276,8 @@ def short_protocol(cells: Iterable[Cell], *names: str) -> str:
 def defined(report: Report) -> tuple[str, ...]:
     """Definitions of what this report holds."""
     cells = list(report.measured())
-    names = {name for name in MEASURES if any(record_of(cell, name) for cell in cells)}
-    if any(cell.class_counts for cell in cells):
+    names = {name for name in FIGURES if any(record_of(cell, name) for cell in cells)}
+    if any(judged_classes(cell) for cell in cells):
         names.add("num_modes")
     if any(cell.nfe for cell in cells):
         names.add("calls")
@@ -269,22 +296,48 @@ def missing(report: Report, cell: Cell) -> str:
     """Which classes are not drawn, in words; empty where classes were not counted."""
     if not cell.class_counts:
         return ""
-    names = class_names(report, len(cell.class_counts))
-    absent = [i for i, n in enumerate(cell.class_counts) if n == 0 and is_real(cell, i)]
+    total, judged = len(cell.class_counts), judged_classes(cell)
+    if not judged:
+        return f"Too few samples to say which of the {total:,} classes are missing."
+    names = class_names(report, total)
+    absent = [i for i in judged if cell.class_counts[i] == 0]
     rare = [i for i in missing_classes(cell) if i not in absent]
-    if not absent and not rare:
-        return f"All {len(cell.class_counts):,} classes are drawn."
     parts = []
+    if not absent and not rare and len(judged) == total:
+        parts.append(f"All {total:,} classes are drawn.")
+    elif not absent and not rare:
+        parts.append(f"All that can be judged are drawn: {listed([names[i] for i in judged])}.")
     if absent:
         parts.append(f"Never drawn: {listed([names[i] for i in absent])}.")
     if rare:
         parts.append(f"Hardly ever drawn: {listed([names[i] for i in rare])}.")
+    if len(judged) < total:
+        others = [names[i] for i in range(total) if i not in judged]
+        parts.append(
+            f"Not judged: {listed(others)}; as many real data show them fewer than {SEEN} times."
+        )
     return " ".join(parts)
 
 
-def is_real(cell: Cell, index: int) -> bool:
-    """Whether real data show a class; unknown counts as yes."""
-    return index >= len(cell.real_class_counts) or cell.real_class_counts[index] > 0
+def judged_classes(cell: Cell) -> tuple[int, ...]:
+    """Classes that as many real data show often enough, 20 times, to say whether one is missing.
+
+    Args:
+        cell: with counts of its samples; without counts of real data all classes are judged.
+
+    Returns:
+        Their numbers, from 0; ``ranking.missing_classes`` are some of them.
+    """
+    drawn, real = sum(cell.class_counts), sum(cell.real_class_counts)
+    if not drawn or not real:
+        return tuple(range(len(cell.class_counts)))
+    return tuple(k for k, n in enumerate(cell.real_class_counts) if drawn * n / real >= SEEN)
+
+
+def limits(report: Report) -> tuple[str, ...]:
+    """Sentences on what the figures do not tell, and what their features hardly see."""
+    flaws = [str(flaw) for flaw in report.data.get("hardly_seen") or ()]
+    return (f"The features of these figures {caution(flaws)}.", *LIMITS) if flaws else LIMITS
 
 
 def class_names(report: Report, count: int) -> list[str]:
