@@ -352,9 +352,8 @@ def _gathered(kernels: Transition) -> Transition:
 
     Composition is associative, so log2 n rounds do it: each doubles the reach of every kernel.
     """
-    none = torch.eye(kernels.cov.shape[-1], dtype=kernels.cov.dtype, device=kernels.cov.device)[
-        None
-    ]
+    k = kernels.cov.shape[-1]
+    none = torch.eye(k, dtype=kernels.cov.dtype, device=kernels.cov.device)[None]
     kernels = Transition(
         torch.cat([none, kernels.mean_matrix]), torch.cat([torch.zeros_like(none), kernels.cov])
     )
