@@ -16,6 +16,7 @@ from torch import nn
 from trilemma.methods import DDGAN
 from trilemma.networks.layers import FIR, AdaptiveGroupNorm, Attention, PointwiseConv
 from trilemma.networks.ncsnpp import ResBlock
+from trilemma.networks.winograd import Conv3x3
 
 
 class PlainFIR(FIR):
@@ -68,6 +69,11 @@ class PlainPointwiseConv(PointwiseConv):
         return F.conv2d(x, self.weight, bias)
 
 
+class PlainConv3x3(Conv3x3):
+    def forward(self, input):
+        return F.conv2d(input, self.weight, self.bias, padding=1)
+
+
 class PlainResBlock(ResBlock):
     def _skipped(self, x):
         x = self._resampled(x)
@@ -99,6 +105,8 @@ def like(method):
                 child.__class__ = PlainAdaptiveGroupNorm
             elif isinstance(child, PointwiseConv):
                 child.__class__ = PlainPointwiseConv
+            elif isinstance(child, Conv3x3):
+                child.__class__ = PlainConv3x3
             elif isinstance(child, ResBlock):
                 child.__class__ = PlainResBlock
     for parameter in plain.parameters():

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trilemma.errors import ConfigError, nearest
+from trilemma.networks.winograd import Conv3x3
 from trilemma.typing import Image
 
 __all__ = [
@@ -107,6 +108,8 @@ def conv(
     """Shape-preserving square convolution with uniform variance scaling and zero bias."""
     if kernel == 1:
         layer: nn.Conv2d = PointwiseConv(inputs, outputs, bias)
+    elif kernel == 3:
+        layer = Conv3x3(inputs, outputs, bias)
     else:
         layer = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=bias)
     init_uniform_(layer.weight.data, scale, fan)
