@@ -21,7 +21,8 @@ from trilemma.sampling import sample_indices
 from trilemma.training import Adam, Trainer
 
 SCRIPT = Path(runs.__file__)
-ENV = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+ENV = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+ENV.pop("ACCELERATE_USE_CPU", None)  # a user without a GPU has not set it
 
 
 def run(kind, out, *, resume=False, dropout=0.0, data=None, method=None, export=None, **options):
@@ -29,7 +30,7 @@ def run(kind, out, *, resume=False, dropout=0.0, data=None, method=None, export=
     report = options.pop("report", None)
     return runs.make_trainer(**options).fit(
         method or runs.make_method(kind, dropout),
-        data or runs.make_data(kind),
+        runs.make_data(kind) if data is None else data,
         out,
         resume=resume,
         export=export,
@@ -267,6 +268,29 @@ def test_one_process_of_several_gets_a_signal(tmp_path):
     assert done.stdout.count("finished False") == 2
     assert 6 <= int(runs.final_state(tmp_path)["step"]) < 16
     assert run("images", tmp_path, num_steps=16, resume=True)
+
+
+def test_a_stream_goes_on_where_each_process_was(tmp_path):
+    """One process is in its second epoch, the other in its first."""
+    runs.write_stream(tmp_path / "data")
+    entry = {"kind": "stream", "data": str(tmp_path / "data"), "resume": True}
+    for name, lengths in (("whole", [9]), ("cut", [5, 9])):
+        for num_steps in lengths:
+            options = {"num_steps": num_steps, "save_images": 10**6}
+            done = torchrun({**entry, "out": str(tmp_path / name), "trainer": options})
+            assert done.returncode == 0, done.stderr[-3000:]
+    whole, cut = (runs.final_state(tmp_path / name) for name in ("whole", "cut"))
+    assert not runs.differing(whole, cut)
+    data = runs.read_stream(tmp_path / "data")
+    with pytest.raises(CheckpointError, match="streamed its data to 2 processes"):
+        run("images", tmp_path / "cut", data=data, num_steps=10, resume=True)
+
+
+def test_processes_that_would_not_train_together_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="WORLD_SIZE=2 processes were launched"):
+        run("points", tmp_path, num_steps=2)
+    assert not list(tmp_path.iterdir())
 
 
 # --------------------------------------------------------------------- failing well

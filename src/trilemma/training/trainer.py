@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +40,19 @@ from trilemma.training.optim import Adam
 __all__ = ["Progress", "Trainer"]
 
 Precision = Literal["fp32", "bf16", "fp16"]
+HARMLESS = (
+    "`broadcast_buffers` is deprecated",  # its successor is not in every PyTorch that we allow
+    "Grad strides do not match bucket view",  # of 1 x 1 weights, whose strides say nothing
+)
+"""Beginnings of warnings of several processes that a user can do nothing about."""
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        for words in HARMLESS:
+            warnings.filterwarnings("ignore", words)
+        yield
 
 
 @dataclass(frozen=True)
@@ -123,9 +138,12 @@ class Trainer:
     ) -> None:
         positive = {"num_images": num_images, "batch_size": batch_size, "accumulate": accumulate}
         positive |= {"log_every": log_every, "save_images": save_images, "keep": keep}
+        positive["num_samples"] = num_samples
         for name, value in positive.items():
             if value < 1:
                 raise ConfigError(f"{name}={value} must be at least 1")
+        if sample_images < 0:
+            raise ConfigError(f"sample_images={sample_images} must be at least 0; 0 draws no grids")
         if not 0 <= ema_decay < 1:
             raise ConfigError(f"ema_decay={ema_decay} must lie in [0, 1)")
         self.optimizers, self.num_images, self.batch_size = optimizers, num_images, batch_size
@@ -159,6 +177,7 @@ class Trainer:
                 "another --out"
             )
 
+    @_quiet()
     def fit(
         self,
         method: Method,
@@ -260,10 +279,13 @@ class Trainer:
         except ImportError as error:
             raise ConfigError("training needs accelerate: pip install 'trilemma[train]'") from error
         tracking.check_packages(self.trackers)
-        if self.precision == "fp16" and PartialState().device.type == "cpu":
+        # Without being told, accelerate overlooks the other processes where there is no GPU.
+        is_cpu = not torch.accelerator.is_available()
+        if self.precision == "fp16" and PartialState(cpu=is_cpu).device.type == "cpu":
             raise ConfigError("precision fp16 needs a GPU and this is a CPU: take bf16 or fp32")
         try:
             accelerator = Accelerator(
+                cpu=is_cpu,
                 mixed_precision="no" if self.precision == "fp32" else self.precision,
                 log_with=self.trackers or None,
                 project_dir=str(out),
@@ -273,6 +295,13 @@ class Trainer:
             raise ConfigError(
                 f"precision {self.precision} cannot be had here, accelerate says: {error}"
             ) from error
+        launched = int(os.environ.get("WORLD_SIZE", "1"))
+        if accelerator.num_processes != launched:
+            raise ConfigError(
+                f"WORLD_SIZE={launched} processes were launched, but accelerate found "
+                f"{accelerator.num_processes}: all would train alone into one folder; launch with "
+                "torchrun or accelerate launch, and unset WORLD_SIZE for a single process"
+            )
         shards = accelerator.num_processes * self.accumulate
         if self.batch_size % shards:
             raise ConfigError(
@@ -440,6 +469,7 @@ class Trainer:
     def _save(self, run: _Run, export: Callable[[Path, Method], None] | None) -> None:
         _raise_if_bad(run)
         _raise_if_broken(run)
+        position = _position(run)
         if run.accelerator.is_main_process:
             tensors = {f"method.{k}": v for k, v in _named(run.raw)}
             for name, ema in run.emas.items():
@@ -455,7 +485,7 @@ class Trainer:
                 "config": dict(run.config),
                 "ema_updates": {name: ema.num_updates for name, ema in run.emas.items()},
                 "scaler": scaler.state_dict() if scaler is not None else {},
-                "loader": run.loader.state_dict(),
+                "loader": position,
             }
             store.write(_checkpoint_path(run.out, run.step), "training", tensors, header)
             for old in _checkpoints(run.out)[: -self.keep]:
@@ -490,7 +520,7 @@ class Trainer:
             _restore_optimizer(optimizer, _below(stored.tensors, f"optimizer.{key}."))
         if run.accelerator.scaler is not None and stored.header["scaler"]:
             run.accelerator.scaler.load_state_dict(stored.header["scaler"])
-        run.loader.load_state_dict(stored.header["loader"])
+        run.loader.load_state_dict(_own_position(run, stored.header["loader"]))
         run.step = stored.header["step"]
 
     def _draw(self, run: _Run) -> None:
@@ -587,6 +617,29 @@ def _averaged(run: _Run) -> Iterator[None]:
         for name, network in trained.items():
             run.emas[name].network.eval()
             run.method.set_submodule(name, network)
+
+
+def _position(run: _Run) -> Any:
+    """Where the data stand; of a stream every process has a place of its own."""
+    position = run.loader.state_dict()
+    if not run.data.streaming:
+        return position
+    from accelerate.utils import gather_object
+
+    return gather_object([position])
+
+
+def _own_position(run: _Run, stored: Any) -> dict[str, Any]:
+    """The part of a stored position that is this process's."""
+    if not isinstance(stored, list):
+        return dict(stored)
+    processes = run.accelerator.num_processes
+    if len(stored) != processes:
+        raise CheckpointError(
+            f"{run.out} streamed its data to {len(stored)} processes, each from its own place, and "
+            f"here are {processes}: resume with {len(stored)}, or start another run"
+        )
+    return dict(stored[run.accelerator.process_index])
 
 
 def _named(networks: Mapping[str, nn.Module]) -> Iterator[tuple[str, Tensor]]:
