@@ -19,23 +19,25 @@ import signal
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from trilemma.checkpoints import store
 from trilemma.data import Batch, Batches, Data
-from trilemma.errors import CheckpointError, ConfigError, NumericalError
+from trilemma.errors import CheckpointError, ConfigError
 from trilemma.images import save_png, to_uint8
 from trilemma.methods.base import Method, channels_last
 from trilemma.rng import BatchRng, mix_seed
 from trilemma.sampling import sample_indices
+from trilemma.training import checkpoint
 from trilemma.training import trackers as tracking
+from trilemma.training.compiling import compile_network, uncover
 from trilemma.training.ema import EMA
 from trilemma.training.optim import Adam
+from trilemma.training.run import Run, averaged
 
 __all__ = ["Progress", "Trainer"]
 
@@ -65,26 +67,6 @@ class Progress:
     images_per_second: float
     seconds_left: float
     values: dict[str, float]
-
-
-@dataclass
-class _Run:
-    """Live state of one call of ``fit``."""
-
-    accelerator: Any
-    method: Method
-    data: Data
-    loader: Batches
-    out: Path
-    config: Mapping[str, Any]
-    raw: dict[str, nn.Module]
-    optimizers: dict[str, Any]
-    emas: dict[str, EMA]
-    step: int = 0
-    sums: dict[str, Tensor] = field(default_factory=dict)
-    first_bad: Tensor | None = None
-    asked: bool = False
-    stopping: bool = False
 
 
 class Trainer:
@@ -171,7 +153,7 @@ class Trainer:
         Raises:
             CheckpointError: if there are checkpoints and ``resume`` is not set.
         """
-        if not resume and _checkpoints(out):
+        if not resume and checkpoint.checkpoints(out):
             raise CheckpointError(
                 f"{out} already holds a training run: add --resume to continue it, or choose "
                 "another --out"
@@ -222,13 +204,13 @@ class Trainer:
                 self._loop(run, export, report)
         finally:
             for name, network in run.raw.items():
-                _uncover(network)
+                uncover(network)
                 method.set_submodule(name, network)
         return not run.stopping or run.step >= self.num_steps
 
     def _start(
         self, method: Method, data: Data, out: Path, config: Mapping[str, Any], resume: bool
-    ) -> _Run:
+    ) -> Run:
         accelerator = self._accelerator(out)
         stepped = method.optimizer_networks()
         if set(stepped) != set(self.optimizers):
@@ -237,7 +219,7 @@ class Trainer:
                 f"the trainer got {list(self.optimizers)}"
             )
         self.check_folder(out, resume=resume)
-        newest = _checkpoints(out)[-1:] if resume else []
+        newest = checkpoint.checkpoints(out)[-1:] if resume else []
         method.to(accelerator.device).train()
         channels_last(method)
         trained = {name for phase in method.phases.values() for name in phase}
@@ -260,14 +242,26 @@ class Trainer:
             num_workers=self.num_workers,
             pin_memory=accelerator.device.type == "cuda",
         )
-        run = _Run(accelerator, method, data, loader, out, config, raw, optimizers, emas)
+        run = Run(
+            accelerator=accelerator,
+            method=method,
+            data=data,
+            loader=loader,
+            out=out,
+            config=config,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            raw=raw,
+            optimizers=optimizers,
+            emas=emas,
+        )
         if newest:
-            self._restore(run, newest[0])
+            checkpoint.restore(run, newest[0])
         else:
             self._begin(run)
         for name in sorted(trained):
             if self.compile:
-                _compile(raw[name])
+                compile_network(raw[name])
             method.set_submodule(name, accelerator.prepare_model(raw[name]))
         run.optimizers = {k: accelerator.prepare_optimizer(v) for k, v in optimizers.items()}
         return run
@@ -312,7 +306,7 @@ class Trainer:
 
     def _loop(
         self,
-        run: _Run,
+        run: Run,
         export: Callable[[Path, Method], None] | None,
         report: Callable[[Progress], None] | None,
     ) -> None:
@@ -323,13 +317,13 @@ class Trainer:
             run.step += 1
             is_last = run.step == self.num_steps
             if run.step % self.log_every == 0 or is_last or run.accelerator.device.type == "cpu":
-                _raise_if_bad(run)
+                checkpoint.raise_if_bad(run)
             if run.step % self.log_every == 0 or is_last:
                 self._log(run, started, first, report)
             if run.step % self.log_every == 0 or is_last or run.accelerator.num_processes == 1:
                 self._agree_to_stop(run)
             if is_last or run.stopping or self._is_due(run.step, self.save_images):
-                self._save(run, export)
+                checkpoint.save(run, self.keep, export)
             if self.sample_images and (is_last or self._is_due(run.step, self.sample_images)):
                 self._draw(run)
 
@@ -338,7 +332,7 @@ class Trainer:
         seen = step * self.batch_size
         return seen // every_images > (seen - self.batch_size) // every_images
 
-    def _train_step(self, run: _Run, micro_batches: list[Batch]) -> None:
+    def _train_step(self, run: Run, micro_batches: list[Batch]) -> None:
         accelerator, shards = run.accelerator, run.accelerator.num_processes * self.accumulate
         torch.manual_seed(mix_seed(self.seed, "layers", run.step, accelerator.process_index))
         inputs = [
@@ -363,7 +357,7 @@ class Trainer:
         for name, ema in run.emas.items():
             ema.update(run.raw[name])
 
-    def _descend(self, run: _Run, phase: str) -> None:
+    def _descend(self, run: Run, phase: str) -> None:
         """One step of every optimiser of a phase.
 
         The scale of fp16 losses changes after the last of them: gradients of a phase share it.
@@ -388,7 +382,7 @@ class Trainer:
         if scaler is not None:
             scaler.update()
 
-    def _begin(self, run: _Run) -> None:
+    def _begin(self, run: Run) -> None:
         """Let the method look at data, in the data's own order, once."""
 
         def batches() -> Iterator[Tensor]:
@@ -403,7 +397,7 @@ class Trainer:
         for name, ema in run.emas.items():
             ema.network.load_state_dict(run.raw[name].state_dict())
 
-    def _rng(self, run: _Run, purpose: str, micro: int, shards: int, rows: int) -> BatchRng:
+    def _rng(self, run: Run, purpose: str, micro: int, shards: int, rows: int) -> BatchRng:
         return BatchRng(
             mix_seed(self.seed, purpose, run.step),
             rows,
@@ -413,7 +407,7 @@ class Trainer:
         )
 
     def _augment(
-        self, run: _Run, batch: Batch, micro: int, shards: int
+        self, run: Run, batch: Batch, micro: int, shards: int
     ) -> tuple[Tensor, Tensor | None]:
         device = run.accelerator.device
         x0 = batch.x0.to(device, non_blocking=True)
@@ -423,7 +417,7 @@ class Trainer:
         label = None if batch.label is None else batch.label.to(device, non_blocking=True)
         return x0, label
 
-    def _count(self, run: _Run, phase: str, total: Tensor, parts: dict[str, Tensor]) -> None:
+    def _count(self, run: Run, phase: str, total: Tensor, parts: dict[str, Tensor]) -> None:
         """Add to running sums and note the first step with a bad loss, without a device sync."""
         for name, value in parts.items():
             key = f"{phase}/{name}"
@@ -436,7 +430,7 @@ class Trainer:
         run.first_bad = torch.where(is_new, step, previous)
 
     def _log(
-        self, run: _Run, started: float, first: int, report: Callable[[Progress], None] | None
+        self, run: Run, started: float, first: int, report: Callable[[Progress], None] | None
     ) -> None:
         names = sorted(name for name in run.sums if not name.endswith("#"))
         values: dict[str, float] = {}
@@ -459,74 +453,17 @@ class Trainer:
             report(Progress(run.step, images, self.num_images, speed, left, values))
 
     @staticmethod
-    def _agree_to_stop(run: _Run) -> None:
+    def _agree_to_stop(run: Run) -> None:
         """Stop all processes when one of them got a signal."""
         run.stopping = run.asked
         if run.accelerator.num_processes > 1:
             flag = torch.tensor([float(run.asked)], device=run.accelerator.device)
             run.stopping = bool(run.accelerator.reduce(flag, "sum").item())
 
-    def _save(self, run: _Run, export: Callable[[Path, Method], None] | None) -> None:
-        _raise_if_bad(run)
-        _raise_if_broken(run)
-        position = _position(run)
-        if run.accelerator.is_main_process:
-            tensors = {f"method.{k}": v for k, v in _named(run.raw)}
-            for name, ema in run.emas.items():
-                tensors |= {f"ema.{name}.{k}": v for k, v in ema.network.state_dict().items()}
-            for key, optimizer in run.optimizers.items():
-                for i, state in optimizer.state_dict()["state"].items():
-                    tensors |= {f"optimizer.{key}.{i}.{k}": v for k, v in state.items()}
-            scaler = run.accelerator.scaler
-            header = {
-                "step": run.step,
-                "batch_size": self.batch_size,
-                "seed": self.seed,
-                "config": dict(run.config),
-                "ema_updates": {name: ema.num_updates for name, ema in run.emas.items()},
-                "scaler": scaler.state_dict() if scaler is not None else {},
-                "loader": position,
-            }
-            store.write(_checkpoint_path(run.out, run.step), "training", tensors, header)
-            for old in _checkpoints(run.out)[: -self.keep]:
-                old.unlink()
-            if export is not None:
-                with _averaged(run):
-                    export(run.out / "model.safetensors", run.method)
-        run.accelerator.wait_for_everyone()
-
-    def _restore(self, run: _Run, path: Path) -> None:
-        stored = store.read(path, "training")
-        for name, now in (("batch_size", self.batch_size), ("seed", self.seed)):
-            before = stored.header.get(name, now)
-            if before != now:
-                raise CheckpointError(
-                    f"{run.out} was trained with {name} {before}, which decides where its data "
-                    f"and noise stand; asked for {now}: resume with {before}, or start another run"
-                )
-        try:
-            for name, network in run.raw.items():
-                network.load_state_dict(_below(stored.tensors, f"method.{name}."))
-            for name, ema in run.emas.items():
-                ema.network.load_state_dict(_below(stored.tensors, f"ema.{name}."))
-        except RuntimeError as error:
-            raise CheckpointError(
-                f"{path} holds other networks than the recipe describes: resume with the settings "
-                f"in {run.out / 'config.yaml'}"
-            ) from error
-        for name, ema in run.emas.items():
-            ema.num_updates = stored.header["ema_updates"][name]
-        for key, optimizer in run.optimizers.items():
-            _restore_optimizer(optimizer, _below(stored.tensors, f"optimizer.{key}."))
-        if run.accelerator.scaler is not None and stored.header["scaler"]:
-            run.accelerator.scaler.load_state_dict(stored.header["scaler"])
-        run.loader.load_state_dict(_own_position(run, stored.header["loader"]))
-        run.step = stored.header["step"]
-
-    def _draw(self, run: _Run) -> None:
+    def _draw(self, run: Run) -> None:
         """Write a grid of samples of the averaged networks, the same noise every time."""
         if run.accelerator.is_main_process and len(run.data.event_shape) == 3:
-            with _averaged(run):
+            with averaged(run):
                 drawn = sample_indices(run.method, range(self.num_samples), seed=self.seed)
                 images = torch.cat([to_uint8(batch.data) for batch in drawn])
             name = f"{run.step * self.batch_size:012d}.png"
@@ -542,7 +479,7 @@ class _EndTrackers:
 
 
 @contextlib.contextmanager
-def _signals(run: _Run) -> Iterator[None]:
+def _signals(run: Run) -> Iterator[None]:
     """SIGTERM and SIGINT ask the loop to save and stop; the second one stops at once."""
     previous: dict[int, Any] = {}
 
@@ -561,136 +498,3 @@ def _signals(run: _Run) -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-def _compile(network: nn.Module) -> None:
-    """Compile the forward pass, but for calls that are differentiated with respect to data.
-
-    A compiled pass has no second derivative, which the gradient of a gradient penalty needs.
-    """
-    plain = network.forward
-    compiled = torch.compile(plain)
-
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        if any(_is_leaf_data(value) for value in (*args, *kwargs.values())):
-            return plain(*args, **kwargs)
-        try:
-            return compiled(*args, **kwargs)
-        except torch._dynamo.exc.TorchDynamoException as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ConfigError(
-                f"{type(network).__name__} does not compile here ({reason}): train with "
-                "--trainer.compile false"
-            ) from error
-
-    network.forward = forward
-
-
-def _is_leaf_data(value: Any) -> bool:
-    """Whether a value is, up to views and casts, a leaf with gradient that is no weight."""
-    if not isinstance(value, Tensor) or not value.requires_grad:
-        return False
-    node = value.grad_fn
-    while node is not None and len(node.next_functions) == 1:
-        node = node.next_functions[0][0]
-    source = value if value.grad_fn is None else getattr(node, "variable", None)
-    return source is not None and not isinstance(source, nn.Parameter)
-
-
-def _uncover(network: nn.Module) -> None:
-    """Give a network its own forward pass back, neither compiled nor in half precision."""
-    for name in ("forward", "_original_forward"):
-        vars(network).pop(name, None)
-
-
-@contextlib.contextmanager
-def _averaged(run: _Run) -> Iterator[None]:
-    """Put the averaged networks in place of the trained ones."""
-    trained = {name: run.method.get_submodule(name) for name in run.emas}
-    for name, ema in run.emas.items():
-        run.method.set_submodule(name, ema.network)
-    run.method.eval()
-    try:
-        yield
-    finally:
-        run.method.train()
-        for name, network in trained.items():
-            run.emas[name].network.eval()
-            run.method.set_submodule(name, network)
-
-
-def _position(run: _Run) -> Any:
-    """Where the data stand; of a stream every process has a place of its own."""
-    position = run.loader.state_dict()
-    if not run.data.streaming:
-        return position
-    from accelerate.utils import gather_object
-
-    return gather_object([position])
-
-
-def _own_position(run: _Run, stored: Any) -> dict[str, Any]:
-    """The part of a stored position that is this process's."""
-    if not isinstance(stored, list):
-        return dict(stored)
-    processes = run.accelerator.num_processes
-    if len(stored) != processes:
-        raise CheckpointError(
-            f"{run.out} streamed its data to {len(stored)} processes, each from its own place, and "
-            f"here are {processes}: resume with {len(stored)}, or start another run"
-        )
-    return dict(stored[run.accelerator.process_index])
-
-
-def _named(networks: Mapping[str, nn.Module]) -> Iterator[tuple[str, Tensor]]:
-    for name, network in networks.items():
-        for key, value in network.state_dict().items():
-            yield f"{name}.{key}", value
-
-
-def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-
-def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Load moments, in the memory layout of their parameters."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        index, key = name.split(".")
-        state.setdefault(int(index), {})[key] = value
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-    for parameter, moments in optimizer.state.items():
-        for key, value in moments.items():
-            if value.shape == parameter.shape and value.dim() > 1:
-                moments[key] = torch.empty_like(parameter).copy_(value)
-
-
-def _checkpoint_path(out: Path, step: int) -> Path:
-    return out / "checkpoints" / f"step-{step:09d}.safetensors"
-
-
-def _checkpoints(out: Path) -> list[Path]:
-    """Whole checkpoints, oldest first; files being written have other names."""
-    return sorted((out / "checkpoints").glob("step-*.safetensors"))
-
-
-def _raise_if_bad(run: _Run) -> None:
-    if run.first_bad is not None and int(run.first_bad) >= 0:
-        raise NumericalError(f"the loss is not finite at step {int(run.first_bad)}; {_way_on(run)}")
-
-
-def _raise_if_broken(run: _Run) -> None:
-    """Keep weights that are no numbers out of checkpoints; a finite loss may have broken them."""
-    tensors = [*_named(run.raw)]
-    tensors += [*_named({f"ema.{name}": ema.network for name, ema in run.emas.items()})]
-    for name, value in tensors:
-        if value.is_floating_point() and not bool(value.isfinite().all()):
-            raise NumericalError(f"{name} is not finite after step {run.step}; {_way_on(run)}")
-
-
-def _way_on(run: _Run) -> str:
-    """What to do after numbers were lost."""
-    change = "lower the learning rate or take precision fp32 or bf16"
-    if not _checkpoints(run.out):
-        return f"there is no checkpoint yet: {change}"
-    return f"the last checkpoint in {run.out / 'checkpoints'} is good: {change}, and --resume"
