@@ -1,5 +1,6 @@
 """The command line: what it writes, and one line for every mistake."""
 
+import errno
 import json
 import os
 import re
@@ -251,6 +252,8 @@ def test_words_that_argparse_refuses(arguments, words, capsys):
         (["ddgan-mnist", "--method.generator.block", "bigan"], "did you mean 'biggan'"),
         (["ddgan-mnist", "--trainer.precision", "fp8"], "precision"),
         (["ddgan-mnist", "--trainer.ema_decay", "2.0"], "ema_decay"),
+        (["ddgan-mnist", "--trainer.num_samples", "0"], "num_samples=0 must be at least 1"),
+        (["ddgan-mnist", "--trainer.sample_images", "-1"], "sample_images=-1 must be at least 0"),
         (["ddgan-mnist", "--trainer.optimizers.generator.lr", "-1.0"], "lr"),
         (["ddgan-25gaussians", "--data", "grid26"], "did you mean 'grid25'"),
     ],
@@ -273,6 +276,11 @@ def test_training_data_mistakes(capsys, tmp_path, pictures):
     fails(["train", "ddgan-mnist", "--data", other, *out], r"\(1, 12, 12\)", capsys)
     (tmp_path / "bad.npz").write_bytes(b"PK nothing")
     fails(["train", "ddgan-mnist", "--data", tmp_path / "bad.npz", *out], "bad.npz", capsys)
+    np.save(tmp_path / "one.npy", np.zeros((4, 28, 28, 1), np.uint8))
+    (tmp_path / "one.npy").rename(tmp_path / "one.npz")
+    words = r"one\.npz .*holds a single array"
+    fails(["train", "ddgan-mnist", "--data", tmp_path / "one.npz", *out], words, capsys)
+    fails(["evaluate", tmp_path / "one.npz", "--data", pictures], words, capsys)
     call = ["train", "ddgan-mnist", "--data", pictures, *out, "--data.split", "validation"]
     fails(call, "validation", capsys)
 
@@ -304,6 +312,7 @@ def test_resuming_another_network(trained, pictures, tmp_path, capsys):
         (["-o", "a.png", "--class-label", "1"], "without labels"),
         (["-o", "a.png", "--device", "tpu"], "--device tpu"),
         (["-o", "a.png", "--device", "cuda:99"], "--device cuda:99"),
+        (["-o", "a.png", "--device", "meta"], "--device meta: .*no data"),
         (["-o", "a.png", "--heat", "1"], "unrecognized arguments"),
         (["-o", "a.png", "--temperature", "-1"], r"temperature=-1\.0 must be a finite number >= 0"),
         (["-o", "a.png", "--temperature", "inf"], r"temperature=inf must be a finite number"),
@@ -466,3 +475,42 @@ def test_a_folder_is_no_file_to_write(call, tmp_path, capsys):
             main([*call, name])
         assert stopped.value.code == 2
         assert f"{name} is a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "sample no-such-model -o",
+        "edit no-such-model no.png -o",
+        "evaluate no-such-model --data digits --json",
+        "likelihood no-such-model --data digits --json",
+        "interpolate no-such-model -o",
+        "reconstruct no-such-model --data digits -o",
+        "features --data no-such-data -o",
+        "convert ddgan no.pth --config cifar10 -o",
+        "train no-such-recipe --out",
+        "demo no-such-model --out",
+    ],
+    ids=lambda call: call.split()[0],
+)
+def test_output_that_cannot_be_written_is_refused_before_anything_else(call, tmp_path, capsys):
+    """Also for a user who may write everywhere, as permissions would say."""
+    (tmp_path / "file").write_text("kept")
+    places = [tmp_path / "file" / "a.png", tmp_path / "file" / "b" / "a.png", "/proc/none/a.png"]
+    if call.split()[0] in ("sample", "edit", "train", "demo"):
+        places.append(tmp_path / "file")  # is no folder
+    for place in places:
+        fails([*call.split(), place], "is no folder to write to .*; give another name", capsys)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_a_full_disk_is_a_failure_and_not_a_wrong_call(tmp_path, monkeypatch, capsys):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    for name in ("a.png", "a.npz", "folder"):
+        call = ["sample", "gan-mnist", "-n", 1, "-o", tmp_path / name]
+        fails(call, "cannot write .*No space left on device", capsys, code=1)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]

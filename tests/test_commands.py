@@ -1,6 +1,8 @@
 """Samplers, editing and likelihoods on the command line."""
 
 import json
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -136,6 +138,16 @@ def drawing(path, value):
     return path
 
 
+def claims_to_be(side):
+    """A small PNG whose header tells of a grey square of a side."""
+    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    found = b"\x89PNG\r\n\x1a\n"
+    for name, data in ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(9))), (b"IEND", b"")):
+        found += struct.pack(">I", len(data)) + name + data
+        found += struct.pack(">I", zlib.crc32(name + data))
+    return found
+
+
 def test_editing_a_picture(cld, tmp_path, capsys):
     picture = drawing(tmp_path / "a.png", 200)
     call = ["edit", cld, picture, "--strength", 0.3, "-n", 4, "--steps", 10, "--grid", "uniform"]
@@ -152,6 +164,7 @@ def test_editing_a_folder_in_order_of_names(cld, tmp_path, capsys):
     folder.mkdir()
     for i, value in enumerate((0, 255)):
         drawing(folder / f"{i}.png", value)
+    (folder / ".DS_Store").write_bytes(b"not a picture")
     call = ["edit", cld, folder, "--strength", 0.002, "-n", 1, "--steps", 500, "-o"]
     run(capsys, *call, tmp_path / "out.npz", "--grid", "uniform")
     dark, bright = np.load(tmp_path / "out.npz")["arr_0"]
@@ -164,14 +177,17 @@ def test_editing_a_folder_in_order_of_names(cld, tmp_path, capsys):
     [
         ("a.png", "--strength 0", r"strength=0.0 must lie in \(0, 1\]"),
         ("a.png", "--strength 1.5", r"strength=1.5 must lie in \(0, 1\]"),
-        ("absent.png", "", "absent.png"),
-        ("broken.png", "", "cannot read a picture from .*broken.png"),
+        ("absent.png", "", "absent.png does not exist"),
+        ("broken.png", "", "broken.png cannot be read .not a picture"),
+        ("huge.png", "", "huge.png cannot be read .*decompression bomb"),
         ("a.png", "-n 0", "at least 1"),
+        ("a.png", "-o out.csv", r"-o out\.csv: give a name ending in \.png or \.npz"),
     ],
 )
 def test_editing_mistakes(cld, name, options, words, tmp_path, capsys):
     drawing(tmp_path / "a.png", 3)
     (tmp_path / "broken.png").write_bytes(b"not a picture")
+    (tmp_path / "huge.png").write_bytes(claims_to_be(20_000))
     call = ["edit", cld, tmp_path / name, "-o", tmp_path / "out.png", *options.split()]
     fails(call, words, capsys)
     assert not (tmp_path / "out.png").exists()

@@ -3,6 +3,7 @@
 import io
 import math
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -10,11 +11,12 @@ from rich.console import Console
 from trilemma.commands.judge import _record_table
 from trilemma.data import BundledDigits, Data, Toy
 from trilemma.data.base import Batch
-from trilemma.errors import ConfigError
+from trilemma.errors import ConfigError, DataError
 from trilemma.evaluation import (
     _stacked_records,
     class_counts,
     evaluate_samples,
+    read_npz,
     reference_data,
 )
 from trilemma.images import save_images
@@ -77,6 +79,15 @@ def test_data_lend_their_statistics_to_the_frechet_distance():
     for record in given.values():
         assert record.low <= record.value <= record.high
         assert record.floor is not None
+
+
+def test_real_pictures_are_drawn_from_all_over_the_data():
+    """As docs/metrics.md says, so that a figure can be repeated; folders are sorted by class."""
+    data, asked = Digits(False), []
+    data.images_uint8 = lambda index: asked.append(index) or Digits.images_uint8(data, index)
+    evaluate_samples(mnist_reference().images[300:420], data, 120, seed=4, split="test")
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(4))
+    assert torch.equal(asked[0], order[:120]) and torch.equal(asked[1], order[120:240])
 
 
 def test_records_name_the_part_that_they_are_held_against():
@@ -142,6 +153,8 @@ def test_stacked_digits_have_an_interval_of_the_divergence():
     assert divergence.low < divergence.value < divergence.high
     assert divergence.low < divergence.floor < divergence.high
     assert modes.value == divergence_of(images, order).num_hit
+    assert modes.most == 1000 and modes.floor == pytest.approx(593, abs=3)  # 1000 (1 - e^-0.9)
+    assert modes.weights_sha256 == divergence.weights_sha256 == DigitFeatures().weights_sha256
 
 
 def divergence_of(images, order):
@@ -177,3 +190,22 @@ def test_real_pictures_get_the_border_that_the_model_was_trained_with(tmp_path):
     assert int(found.sum()) == int(digits.sum())  # the border is black
     resized = reference_data(str(tmp_path / "digits"), "train", (1, 32, 32))
     assert not torch.equal(resized.images_uint8(range(30)), found)
+
+
+def test_samples_of_an_npz_are_read_whatever_lies_beside_them(tmp_path):
+    path = tmp_path / "drawn.npz"
+    images = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3), dtype=np.uint8)
+    about = np.array([{"made": "elsewhere"}], dtype=object)  # a pickle, which stays closed
+    np.savez(path, arr_0=images, about=about)
+    assert torch.equal(read_npz(path), torch.from_numpy(images).permute(0, 3, 1, 2))
+    np.savez(path, samples=images[:2], arr_0=images)
+    assert len(read_npz(path)) == 2
+    for arrays, words in (
+        ({"faces": images}, r"has \['faces'\]; the pictures must be called 'samples' or 'arr_0'"),
+        ({"arr_0": about}, "not one of numbers"),
+        ({"arr_0": images / 255}, r"holds float64 of shape \(5, 4, 4, 3\)"),
+    ):
+        np.savez(path, **arrays)
+        with pytest.raises(DataError, match=words) as caught:
+            read_npz(path)
+        assert "\n" not in str(caught.value)

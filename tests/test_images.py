@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from trilemma.errors import CheckpointError, ConfigError
+from trilemma.errors import ConfigError, WriteError
 from trilemma.images import grid_image, save_animation, save_images, save_png, to_uint8
 
 
@@ -66,7 +66,7 @@ def test_other_suffixes_are_refused(tmp_path):
 
 def test_a_file_in_the_way_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(CheckpointError, match="cannot write"):
+    with pytest.raises(WriteError, match="cannot write"):
         save_images(tmp_path / "file" / "a.png", torch.zeros(1, 1, 2, 2, dtype=torch.uint8))
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from trilemma.commands import about, convert, features, interpolate, judge, report, sample, train
-from trilemma.errors import NumericalError, TrilemmaError
+from trilemma.errors import NumericalError, TrilemmaError, WriteError
 
 __all__ = ["main"]
 
@@ -33,13 +33,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # no line per retry, before our own
     parser = _parser()
-    known, extra = parser.parse_known_args(arguments)
     try:
+        known, extra = parser.parse_known_args(arguments)
         if extra and not getattr(known, "takes_overrides", False):
             parser.error(f"unrecognized arguments: {' '.join(extra)}")
         known.extra = extra
         return int(known.run(known) or 0)
-    except NumericalError as error:
+    except (NumericalError, WriteError) as error:
         return _fail(str(error), 1)
     except TrilemmaError as error:
         return _fail(str(error), 2)

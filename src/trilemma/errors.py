@@ -10,6 +10,7 @@ __all__ = [
     "NumericalError",
     "TrilemmaError",
     "TrilemmaWarning",
+    "WriteError",
     "nearest",
 ]
 
@@ -32,6 +33,10 @@ class CheckpointError(TrilemmaError, ValueError):
 
 class NumericalError(TrilemmaError, ArithmeticError):
     """A computation left the finite numbers; the message names the quantity and where."""
+
+
+class WriteError(TrilemmaError, OSError):
+    """A file cannot be written: the disk is full, or its folder is not one to write to."""
 
 
 class TrilemmaWarning(UserWarning):

@@ -9,12 +9,10 @@ interval it would lie if the samples were drawn again.
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -29,6 +27,7 @@ from trilemma.data import (
     Toy,
     data_from_argument,
 )
+from trilemma.data.sources import read_arrays
 from trilemma.errors import ConfigError, DataError
 from trilemma.images import to_uint8
 from trilemma.likelihood import (
@@ -80,11 +79,8 @@ def read_npz(path: Path | str) -> Tensor:
     Raises:
         DataError: if the file is not such an array.
     """
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            array = archive["samples" if "samples" in archive else "arr_0"]
-    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error) as error:
-        raise DataError(f"cannot read images from {path}: {error}") from error
+    arrays = read_arrays(path, ["samples", "arr_0"])
+    array = arrays["samples" if "samples" in arrays else "arr_0"]
     if array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] not in (1, 3):
         raise DataError(
             f"{path} holds {array.dtype} of shape {array.shape}; samples are uint8 (n, h, w, c)"
@@ -443,14 +439,15 @@ def _stacked_records(images: Tensor, split: str) -> list[Record]:
         "num_real": 60_000,
         "split": split,
         "extractor": "digits",
-        "weights_sha256": "",
+        "weights_sha256": DigitFeatures().weights_sha256,
         "preprocessing": "central 28 x 28 of each channel, classified",
     }
     modes = Record(
         name="num_modes",
         value=found.num_hit,
         lower_is_better=False,
-        floor=found.num_modes,
+        floor=found.expected_hit,
+        most=found.num_modes,
         **shared,
     )
     divergence = Record(
@@ -504,7 +501,14 @@ def _toy_records(points: Tensor, data: Toy, split: str) -> list[Record]:
             **near,
             **shared,
         ),
-        Record(name="num_modes", value=found.num_hit, floor=found.num_modes, **near, **shared),
+        Record(
+            name="num_modes",
+            value=found.num_hit,
+            floor=found.expected_hit,
+            most=found.num_modes,
+            **near,
+            **shared,
+        ),
         Record(
             name="mode_kl",
             value=evenness.mode_kl,

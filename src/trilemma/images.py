@@ -10,16 +10,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image as PILImage
-from PIL import ImageOps
 from torch import Tensor
 
 from trilemma.checkpoints.store import write_bytes
-from trilemma.errors import ConfigError, DataError
+from trilemma.errors import ConfigError
 
 __all__ = [
     "ANIMATIONS",
     "grid_image",
-    "read_images",
     "save_animation",
     "save_images",
     "save_png",
@@ -85,7 +83,7 @@ def save_animation(
 
     Raises:
         ConfigError: for another suffix or speed, or where the package is missing.
-        CheckpointError: if the disk is full or the folder cannot be written.
+        WriteError: if the disk is full or the folder cannot be written.
     """
     path = Path(path)
     if not 0 < fps <= 50:
@@ -114,7 +112,7 @@ def save_images(
 
     Raises:
         ConfigError: for another suffix.
-        CheckpointError: if the disk is full or the folder cannot be written.
+        WriteError: if the disk is full or the folder cannot be written.
     """
     path = Path(path)
     if path.suffix == ".png":
@@ -133,37 +131,6 @@ def save_images(
             f"cannot write images to {path}: give a name ending in .png (a grid), .npz (an array) "
             "or without suffix (a folder)"
         )
-
-
-def read_images(path: Path | str, event_shape: tuple[int, ...]) -> Tensor:
-    """Read one picture, or all of a folder in order of their names, as floats in [-1, 1].
-
-    Pictures are cropped at the centre and resized to the shape (c, h, w).
-
-    Returns:
-        Images (n, c, h, w).
-
-    Raises:
-        DataError: if there is no picture, or a file cannot be read.
-    """
-    channels, height, width = event_shape
-    path = Path(path)
-    files = sorted(f for f in path.iterdir() if f.is_file()) if path.is_dir() else [path]
-    if not files:
-        raise DataError(f"{path} holds no pictures")
-    arrays = []
-    for file in files:
-        try:
-            with PILImage.open(file) as picture:
-                fitted = ImageOps.fit(
-                    ImageOps.exif_transpose(picture).convert("L" if channels == 1 else "RGB"),
-                    (width, height),
-                    PILImage.Resampling.LANCZOS,
-                )
-        except (OSError, ValueError, SyntaxError) as error:
-            raise DataError(f"cannot read a picture from {file}: {error}") from error
-        arrays.append(np.asarray(fitted, dtype=np.float32).reshape(height, width, channels))
-    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2) / 127.5 - 1
 
 
 def _enlargement(images: Tensor, width: int = 64) -> int:

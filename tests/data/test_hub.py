@@ -58,6 +58,37 @@ def test_a_flat_folder_is_unlabelled(tmp_path, helpers):
     assert data.fetch([0]).label is None
 
 
+def test_linked_folders_are_read(folder, tmp_path):
+    """Classes that are kept elsewhere, one of them twice; each link is a class."""
+    root = tmp_path / "linked"
+    root.mkdir()
+    for name, target in (("a", "cat"), ("b", "dog"), ("c", "dog")):
+        (root / name).symlink_to(folder / target)
+    data = HubImages(str(root))
+    assert data.class_names == ("a", "b", "c") and len(data) == 6
+    found, expected = data.images_uint8(range(4)), HubImages(str(folder)).images_uint8(range(4))
+    assert torch.equal(found, expected)
+    assert torch.equal(data.images_uint8([4, 5]), expected[2:])
+
+
+@pytest.mark.parametrize("links", [["dog/up"], ["cat/dog", "dog/cat"]], ids=["up", "round"])
+def test_links_that_lead_back_are_not_followed(folder, links):
+    """Each picture once on every way from the root; a way ends where it would begin again."""
+    for link in links:
+        name = link.split("/")[1]
+        (folder / link).symlink_to(folder if name == "up" else folder / name)
+    data = HubImages(str(folder))
+    assert data.class_names == ("cat", "dog")
+    assert data.labels.tolist() == ([0, 0, 1, 1] if len(links) == 1 else [0] * 4 + [1] * 4)
+
+
+def test_a_folder_may_be_given_as_a_link_or_by_a_way_back(folder, tmp_path, monkeypatch):
+    (tmp_path / "link").symlink_to(folder)
+    monkeypatch.chdir(folder)
+    for path in (tmp_path / "link", ".", "./cat/..", "../pets/"):
+        assert len(HubImages(str(path))) == 4
+
+
 def test_split_folders_share_their_classes(tmp_path, helpers):
     image = helpers.images(1)[0]
     for part in ("train/a/0.png", "train/b/0.png", "train/c/0.png", "test/c/9.png", "val/a/1.png"):
@@ -152,7 +183,7 @@ def test_npz(tmp_path, helpers):
         ),
         ({"arr_0": np.zeros((1, 4, 4), np.uint8), "arr_1": np.zeros(1)}, "labels must be integers"),
         ({"arr_0": np.zeros((1, 4, 4), np.uint8), "arr_1": np.array([-1])}, "row 0 .*label -1"),
-        ({"arr_0": np.array([{}], dtype=object)}, "not a readable .npz file"),
+        ({"arr_0": np.array([{}], dtype=object)}, "not one of numbers"),
         ({"arr_0": np.zeros((0, 4, 4, 3), np.uint8)}, "holds no pictures"),
     ],
 )
@@ -161,6 +192,23 @@ def test_bad_npz(tmp_path, arrays, message):
     with pytest.raises(DataError, match=message) as error:
         len(HubImages(str(tmp_path / "x.npz")))
     assert "\n" not in str(error.value)
+
+
+def test_an_array_or_a_foreign_archive_is_no_npz(tmp_path, helpers):
+    path = tmp_path / "x.npz"
+    with path.open("wb") as file:
+        np.save(file, helpers.images(3))
+    with pytest.raises(DataError, match=r"x\.npz is not a readable .*holds a single array"):
+        len(HubImages(str(path)))
+    np.savez(path, helpers.images(3))
+    content = path.read_bytes()
+    method = content.index(b"PK\x01\x02") + 10  # of compression, in the directory
+    path.write_bytes(content[:method] + b"\x63" + content[method + 1 :])
+    with pytest.raises(DataError, match=r"x\.npz is not a readable .*compression"):
+        len(HubImages(str(path)))
+    path.write_bytes(b"hello, world")
+    with pytest.raises(DataError, match=r"x\.npz is not an \.npz file"):
+        len(HubImages(str(path)))
 
 
 def test_damaged_npz_and_parquet_are_named(tmp_path):

@@ -1,8 +1,12 @@
 import itertools
 import json
+import logging
 
+import numpy as np
+import pyarrow
 import pytest
 import torch
+from pyarrow import parquet
 
 from trilemma.data import Batches, HubImages, stream
 from trilemma.errors import ConfigError, DataError
@@ -79,6 +83,15 @@ def test_processes_share_the_pictures_out(data, world_size):
     assert all(len(set(share)) == len(share) for share in shares)
 
 
+def test_processes_read_their_shares_in_different_orders(data):
+    """Labels are row numbers: the place of each within its share is what was drawn."""
+    orders = []
+    for rank in range(2):
+        share = labels(data.stream(seed=0, rank=rank, world_size=2), 12)
+        orders.append([sorted(share).index(row) for row in share])
+    assert orders[0] != orders[1]
+
+
 def test_more_processes_than_rows_is_an_error(tmp_path, helpers):
     helpers.parquet(tmp_path / "train.parquet", helpers.images(1), [0], names=["a"])
     data = HubImages(str(tmp_path), streaming=True)
@@ -134,3 +147,40 @@ def test_mixed_sizes_need_image_size(tmp_path, helpers):
 def test_splits_of_a_stream(data):
     with pytest.raises(ConfigError, match="no split 'test'; Allowed: 'train'"):
         data.split("test")
+
+
+@pytest.fixture
+def log(caplog):
+    """What the package `datasets` tells, which it keeps from the root of all loggers."""
+    logger = logging.getLogger("datasets")
+    logger.addHandler(caplog.handler)
+    yield caplog
+    logger.removeHandler(caplog.handler)
+
+
+def broken_table(path, kind, helpers):
+    """A table without bytes, without rows, or of four parts of which the last is damaged."""
+    if kind == "no bytes":
+        path.touch()
+    elif kind == "no rows":
+        parquet.write_table(pyarrow.table({"image": pyarrow.array([], pyarrow.binary())}), path)
+    else:
+        helpers.parquet(path, helpers.images(40), None)
+        parquet.write_table(parquet.read_table(path), path, row_group_size=10)
+        last = parquet.ParquetFile(path).metadata.row_group(3).column(0)
+        content = np.fromfile(path, np.uint8)
+        content[last.data_page_offset :][:200] ^= 0x55
+        content.tofile(path)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("kind", ["no bytes", "no rows", "damaged"])
+def test_tables_that_cannot_be_read_are_one_line(tmp_path, helpers, log, kind, streaming):
+    """Streams are opened and read late; nothing is told beside our line."""
+    broken_table(tmp_path / "train.parquet", kind, helpers)
+    data = HubImages(str(tmp_path), streaming=streaming)
+    with pytest.raises(DataError, match=r"\(train\) cannot be read: ") as caught:
+        data.stream().take(40) if streaming else data.fetch([0])
+    assert "\n" not in str(caught.value)
+    assert not log.records
+    assert logging.getLogger("datasets").level == logging.WARNING  # as before

@@ -191,6 +191,24 @@ def test_intervals_of_neighbours_cover_the_mean(shift):
         assert math.sqrt(middle * (1 - middle) / 150) < 0.5 * np.std(values)
 
 
+@pytest.mark.parametrize(("dim", "scale"), [(64, 1.0), (64, 0.8), (16, 1.2)])
+def test_intervals_of_density_cover_the_mean_in_many_dimensions(dim, scale):
+    """There a few samples are neighbours of many, whose balls must not be taken as given."""
+    values, intervals, given = [], [], []
+    for seed in range(100):
+        x, y = draw(256, dim, 2 * seed), scale * draw(256, dim, 2 * seed + 1)
+        found = manifold_scores(x, y)
+        values.append(found.density)
+        intervals.append(normal_interval(found.density, sum_error(*found.parts["density"]), ""))
+        balls = ((x[:, None] - y).norm(dim=-1) <= torch.cdist(x, x).sort(1).values[:, 5:6]).sum(1)
+        given.append(sum_error(found.parts["density"][0], balls / (5 * 256)))
+    share, ratio = covers(intervals, values)
+    assert share >= 0.89
+    assert 0.9 < ratio < 1.2
+    if scale <= 1:
+        assert np.mean(given) < 0.85 * np.std(values)
+
+
 @pytest.mark.parametrize("shift", [0.0, 0.7])
 def test_kernel_interval_covers_the_truth(shift):
     values, intervals = [], []

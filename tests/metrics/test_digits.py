@@ -20,6 +20,7 @@ from trilemma.metrics import (
     stacked_numbers,
 )
 from trilemma.metrics import digits as module
+from trilemma.metrics.digits import LEAST_CERTAINTY, certainty
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +113,27 @@ def test_a_missing_class_lowers_recall_and_noise_lowers_precision(reference, ext
     assert narrow.precision > whole.precision - 0.1
     assert dirty.precision < whole.precision - 0.3
     assert dirty.density < whole.density - 0.3
+
+
+def test_certainty_is_the_mean_of_the_largest_probability(reference, extractor):
+    images = reference.images[:70]
+    expected = extractor.probabilities(images).max(1).values.mean()
+    assert certainty(images, batch_size=30) == pytest.approx(float(expected), rel=1e-6)
+    padded = F.pad(images, (2, 2, 2, 2)).reshape(35, 2, 32, 32)
+    assert certainty(padded) == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_certainty_tells_digits_from_other_pictures(reference):
+    """Few digits, noisy and pale ones are digits; what is turned, inverted or blocky is not."""
+    images = reference.images
+    rng = torch.Generator().manual_seed(0)
+    noise = 64 * torch.randn(images.shape, generator=rng)
+    parts = images[:504].split(24)
+    for digits in (*parts, (images + noise).clamp(0, 255).byte(), images // 2):
+        assert certainty(digits) > LEAST_CERTAINTY + 0.04
+    blocks = F.interpolate(torch.rand(200, 1, 4, 4, generator=rng), (28, 28)) * 255
+    for others in (255 - images, images.rot90(1, (2, 3)), images.flip(3), blocks.byte()):
+        assert certainty(others) < LEAST_CERTAINTY - 0.03
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,21 @@
 """Nearest neighbours and copies: the definition, blocks, copies found, blur not accused."""
 
 import json
+import math
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from trilemma.errors import ConfigError, DataError
-from trilemma.metrics import memorisation, mnist_reference, nearest_neighbours, nearness, wilson
+from trilemma.metrics import (
+    Nearness,
+    memorisation,
+    mnist_reference,
+    nearest_neighbours,
+    nearness,
+    wilson,
+)
 from trilemma.metrics import memorisation as function
 from trilemma.metrics.memorisation import _chance, _pixels
 
@@ -107,16 +115,57 @@ def test_a_tenth_of_copies_is_flagged(digits, sigma):
         assert float(found.distances[:num].max()) == 0.0
 
 
-def test_alarm_is_one_in_a_hundred(digits):
-    """Copies that as many new images would equal in 2 of 100 cases are none; in 1 of 107 they are.
+def test_ratio_is_over_the_mean_of_the_next():
+    """A point at 10 and its neighbours at 11, 12, 14 and 18: 1 over the mean of the next ones."""
+    values = torch.tensor([18, 200, 11, 210, 14, 220, 12, 230, 240, 250], dtype=torch.uint8)
+    train, query = values.reshape(-1, 1, 1, 1), torch.full((1, 1, 1, 1), 10, dtype=torch.uint8)
+    for k, expected in ((2, 1 / 2), (3, 1 / 3), (4, 1 / ((2 + 4 + 8) / 3))):
+        found = nearness(query, train, k=k)
+        assert found.ratios.tolist() == pytest.approx([expected], rel=1e-12)
+        assert (found.distances.tolist(), found.indices.tolist()) == ([1.0], [2])
+    most = nearness(query, train)  # half of the ten
+    assert most.ratios.tolist() == pytest.approx([1 / ((2 + 4 + 8 + 190) / 4)], rel=1e-12)
 
-    One held-out image in 100 lies below the threshold, 2 of 106 here.
+
+def lying_at(ratios):
+    """Nearness of held-out images with these ratios, none of which is a copy."""
+    ratios = torch.tensor(ratios, dtype=torch.float64)
+    nothing = torch.zeros(len(ratios), dtype=torch.bool)
+    return Nearness(ratios, ratios, torch.zeros(len(ratios)).long(), nothing, TRAIN)
+
+
+@pytest.mark.parametrize(("num", "is_flagged"), [(7, False), (8, True)])
+def test_alarm_is_one_in_two_hundred_at_half_the_threshold(digits, num, is_flagged):
+    """The first n of 106 + 106 images are all generated in C(106, n) of C(212, n) orders.
+
+    That is 0.0071 for seven, 0.0034 for eight.
     """
-    train, held, fresh = digits
-    kept = nearness(held, train)
-    below, above = (memorisation(with_copies(fresh, train[:n]), train, kept) for n in (8, 9))
-    assert below.chance == pytest.approx(0.0176, abs=1e-4) and not below.is_flagged
-    assert above.chance == pytest.approx(0.0093, abs=1e-4) and above.is_flagged
+    train, _, fresh = digits
+    fake = with_copies(255 - fresh, train[:num])  # the others are far from everything
+    found = memorisation(fake, train, lying_at([0.3] * HELD))
+    assert found.near_chance == pytest.approx(math.comb(FRESH, num) / math.comb(212, num), rel=1e-9)
+    assert (found.num_near, found.expected_near, found.num_exact) == (num, 0, num)
+    assert found.chance > 0.99 and found.is_flagged == is_flagged
+
+
+@pytest.mark.parametrize(("num", "is_flagged"), [(9, False), (10, True)])
+def test_alarm_is_one_in_two_hundred_at_the_threshold(digits, num, is_flagged):
+    """Noisy copies, which stand out as far as two of 106 held-out images, not twice as far.
+
+    n of them come before the second held-out one if of the first n + 1 at most one is held out:
+    0.0093 for nine, 0.0049 for ten.
+    """
+    train, _, fresh = digits
+    noise = noisy(train[:num], 70)
+    ratios = nearness(noise, train).ratios
+    low, high = float(ratios.min()), float(ratios.max())
+    assert low > high / 2
+    fake = with_copies(255 - fresh, noise)
+    found = memorisation(fake, train, lying_at([high, high] + [2.0] * (HELD - 2)))
+    ways = math.comb(FRESH, num + 1) + math.comb(FRESH, num) * HELD
+    assert found.chance == pytest.approx(ways / math.comb(212, num + 1), rel=1e-9)
+    assert found.num_near == found.num_exact == 0
+    assert found.is_flagged == is_flagged
 
 
 @pytest.mark.parametrize(("copied", "expected"), [(0, 1), (1, 1), (3, 1), (2, 2), (6, 3), (7, 5)])
@@ -128,6 +177,51 @@ def test_chance_is_that_of_random_orders(copied, expected):
     found = (ranks[:, :num_fake] <= threshold[:, None]).sum(1) >= copied
     truth = float(found.double().mean())
     assert _chance(copied, num_fake, expected, num_held_out) == pytest.approx(truth, abs=0.008)
+
+
+@pytest.mark.parametrize("sigma", [0, 6])
+def test_less_than_one_percent_of_copies_is_flagged(sigma):
+    """As few as lie below the threshold by chance, but at half of it there is no new image."""
+    rng = torch.Generator().manual_seed(1)
+    train, held, fresh = (
+        torch.randint(0, 256, (n, 1, 5, 5), generator=rng).byte() for n in (400, 2000, 1000)
+    )
+    fresh[:7] = noisy(train[:7], sigma)
+    found = memorisation(fresh, train, held)
+    assert found.chance > 0.005  # all that the threshold of 1 % can tell
+    assert found.is_flagged
+    assert found.near_chance == pytest.approx(math.comb(1000, 7) / math.comb(3000, 7), rel=1e-9)
+    assert (found.num_near, found.expected_near) == (7, 0)
+    assert found.num_exact == (7 if sigma == 0 else 0)
+
+
+def test_held_out_copies_excuse_as_many(digits):
+    """Fisher's test by hand: 12 of 106 and 3 of 106 are exact copies, which are in both sets."""
+    train, held, fresh = digits
+    fake, real = with_copies(fresh, train[:12]), with_copies(held, train[20:23])
+    found = memorisation(fake, train, real)
+    total = math.comb(212, 15)
+    ways = sum(math.comb(HELD, k) * math.comb(FRESH, 15 - k) for k in range(4))
+    assert (found.num_exact, found.expected_exact) == (12, 3)
+    assert (found.num_near, found.expected_near) == (12, 3)
+    assert found.threshold == 0.0
+    assert found.near_chance == pytest.approx(ways / total, rel=1e-9)
+    assert not found.is_flagged
+
+
+def test_exact_copies_of_large_images_are_equal_in_full():
+    """Two pictures whose blocks have the same means are alike to the search, and not equal."""
+    rng = torch.Generator().manual_seed(0)
+    train = torch.randint(0, 256, (30, 3, 64, 64), generator=rng).byte()
+    fake = train[:6].clone()
+    fake[3:] = fake[3:].reshape(3, 3, 32, 2, 64).flip(3).reshape(3, 3, 64, 64)
+    found = nearness(fake, train)
+    assert torch.equal(found.distances, torch.zeros(6).double())
+    assert found.is_exact.tolist() == [True] * 3 + [False] * 3
+    twins = torch.cat([fake[3:4], train[3:]])  # one of two at distance 0 is another picture
+    assert nearness(twins[:2], twins).is_exact.tolist() == [True, True]
+    small = nearness(train[:2, :, :32, :32], train[:, :, :32, :32])
+    assert small.is_exact.tolist() == [True, True]
 
 
 def test_plain_result(digits):

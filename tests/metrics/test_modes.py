@@ -104,6 +104,25 @@ def test_a_mode_without_a_good_sample_is_not_covered():
     assert (stats.num_hit, stats.high_quality) == (0, 0.0)
 
 
+def test_three_standard_deviations_are_the_limit():
+    offsets = torch.tensor([[0.1499, 0.0], [0.0, 0.1501], [0.1059, 0.1063]])
+    assert grid_modes(GRID[7] + offsets[:1], GRID, 0.05).high_quality == 1
+    assert grid_modes(GRID[7] + offsets[1:], GRID, 0.05).high_quality == 0
+
+
+def test_modes_that_perfect_samples_hit():
+    """By simulation, of unequal modes and of the grid."""
+    law = torch.tensor([8.0, 4, 2, 1, 1], dtype=torch.float64) / 16
+    rng = torch.Generator().manual_seed(0)
+    drawn = torch.multinomial(law, 6 * 20_000, replacement=True, generator=rng).view(-1, 6)
+    hits = torch.nn.functional.one_hot(drawn, 5).amax(1).sum(1).double()
+    found = mode_statistics(torch.zeros(6, dtype=torch.int64), 5, law).expected_hit
+    assert found == pytest.approx(float(hits.mean()), abs=5 * float(hits.std()) / 20_000**0.5)
+    counts = [grid_modes(sample_grid(30, seed)[0], GRID, 0.05) for seed in range(400)]
+    mean = sum(c.num_hit for c in counts) / 400
+    assert counts[0].expected_hit == pytest.approx(mean, abs=0.25)
+
+
 @pytest.mark.parametrize(
     ("labels", "num_modes", "message"),
     [

@@ -399,3 +399,21 @@ def test_accumulating_runs_resume_to_the_bit(tmp_path, kind):
     fit(kind, tmp_path / "parts", 8, accumulate=2, resume=True)
     ours, theirs = (runs.final_state(tmp_path / name) for name in ("parts", "whole"))
     assert not runs.differing(ours, theirs)
+
+
+# ------------------------------------------------------------------ numbers out of range
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"num_samples": 0}, "num_samples=0 must be at least 1"),
+        ({"num_samples": -3}, "num_samples=-3 must be at least 1"),
+        ({"sample_images": -1}, "sample_images=-1 must be at least 0"),
+    ],
+    ids=str,
+)
+def test_grids_out_of_range_are_refused_before_training(options, words):
+    with pytest.raises(ConfigError, match=words):
+        runs.make_trainer(**options)
+    assert runs.make_trainer(sample_images=0, num_samples=1).num_samples == 1

@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from trilemma.errors import CheckpointError
+from trilemma.errors import CheckpointError, WriteError
 
 __all__ = ["FORMAT", "Stored", "read", "write", "write_bytes"]
 
@@ -42,10 +42,10 @@ def write_bytes(path: Path, payload: bytes) -> None:
     """Write a file whole or not at all: temporary name, fsync, rename, fsync of the folder.
 
     Raises:
-        CheckpointError: if the disk is full, the folder cannot be written or the path is a folder.
+        WriteError: if the disk is full, the folder cannot be written or the path is a folder.
     """
     if not path.name or path.is_dir():
-        raise CheckpointError(f"cannot write {path}: it is a folder")
+        raise WriteError(f"cannot write {path}: it is a folder")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,7 +62,7 @@ def write_bytes(path: Path, payload: bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise CheckpointError(f"cannot write {path}: {error.strerror or error}") from error
+        raise WriteError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def write(
@@ -75,6 +75,9 @@ def write(
         kind: "pipeline" or "training".
         tensors: tensors by name, moved to the CPU.
         header: JSON-serialisable description, such as the configuration.
+
+    Raises:
+        WriteError: if the file cannot be written.
     """
     on_cpu = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     text = json.dumps(dict(header), sort_keys=True)
@@ -84,7 +87,7 @@ def write(
         "header": text,
         "sha256": _digest(kind, text, on_cpu),
     }
-    write_bytes(Path(path), save(on_cpu, metadata))
+    write_bytes(Path(path), _in_order(save(on_cpu, metadata)))
 
 
 def read(path: Path | str, kind: str) -> Stored:
@@ -115,6 +118,15 @@ def read(path: Path | str, kind: str) -> Stored:
     if _digest(kind, metadata.get("header", ""), tensors) != metadata.get("sha256"):
         raise CheckpointError(f"{path} was altered after it was written: its digest does not match")
     return Stored(tensors, json.loads(metadata["header"]))
+
+
+def _in_order(payload: bytes) -> bytes:
+    """A safetensors payload with its metadata sorted, so that equal content is equal bytes."""
+    length = int.from_bytes(payload[:8], "little")
+    head = json.loads(payload[8 : 8 + length])
+    head["__metadata__"] = dict(sorted(head["__metadata__"].items()))
+    text = json.dumps(head, separators=(",", ":"), ensure_ascii=False).encode()
+    return payload[:8] + text.ljust(length) + payload[8 + length :]
 
 
 def _metadata(payload: bytes) -> dict[str, str]:

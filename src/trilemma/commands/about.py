@@ -11,8 +11,8 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from trilemma.commands.common import console, num_cores
-from trilemma.commands.report import print_report, task_bar
+from trilemma.commands.common import console, num_cores, output_folder
+from trilemma.commands.report import print_report, task_bar, until_terminated
 from trilemma.errors import CheckpointError
 
 __all__ = ["add", "version"]
@@ -25,7 +25,9 @@ def add(commands: Any) -> None:
         help="draw digits with every bundled model and compare quality, coverage and speed",
     )
     demo.add_argument("models", nargs="*", metavar="MODEL", help="bundled models (all of digits)")
-    demo.add_argument("-o", "--out", default="demo", help="folder of the report (demo)")
+    demo.add_argument(
+        "-o", "--out", type=output_folder, default="demo", help="folder of the report (demo)"
+    )
     demo.add_argument("-n", "--num", type=int, default=512, help="digits per row (512)")
     demo.set_defaults(run=_demo)
     for name, run, text in (
@@ -54,7 +56,7 @@ def _demo(options: argparse.Namespace) -> int:
     names = options.models or [name for name in bundled_models() if "-mnist" in name]
     out, started = Path(options.out), time.perf_counter()
     protocol = Protocol("digits", "test", options.num, batch_size=128)
-    with task_bar() as progress:
+    with until_terminated(), task_bar() as progress:
         report = run_report(
             names,
             protocol,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,7 @@ __all__ = [
     "need_images",
     "num_cores",
     "output_file",
+    "output_folder",
     "pairs",
     "walk_of",
 ]
@@ -54,7 +56,7 @@ def load_model(options: argparse.Namespace) -> Pipeline:
     """Load the model that the options name.
 
     Raises:
-        ConfigError: for a device that is not there.
+        ConfigError: for a device that is not there, or that computes nothing.
     """
     import torch
 
@@ -62,6 +64,7 @@ def load_model(options: argparse.Namespace) -> Pipeline:
 
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
+        torch.zeros(1, device=device).cpu()
         return load(options.model, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"--device {device}: {str(error).splitlines()[0]}") from error
@@ -126,12 +129,34 @@ def output_file(text: str) -> str:
     """Read the name of a file to write, before any work is done.
 
     Raises:
-        ArgumentTypeError: if it names a folder.
+        ArgumentTypeError: if it names a folder, or its folder cannot be written.
     """
     path = Path(text)
     if not path.name or text.endswith(os.sep) or path.is_dir():
         raise argparse.ArgumentTypeError(f"{text} is a folder; a file to write is needed")
+    output_folder(str(path.parent))
     return text
+
+
+def output_folder(text: str) -> str:
+    """Read the name of a folder to write to, before any work is done.
+
+    What will be made is the folder, or the missing part of its path; the nearest folder that is
+    there has to take a file, which is tried: permissions do not tell of every obstacle.
+
+    Raises:
+        ArgumentTypeError: if nothing can be written there.
+    """
+    folder = Path(text)
+    while not os.path.lexists(folder):
+        folder = folder.parent
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return text
+    except OSError as error:
+        raise argparse.ArgumentTypeError(
+            f"{folder} is no folder to write to ({error.strerror}); give another name"
+        ) from error
 
 
 def num_cores() -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from trilemma.commands.common import check_counts, console, output_file, pairs
-from trilemma.errors import CheckpointError, ConfigError
+from trilemma.errors import ConfigError
 
 if TYPE_CHECKING:
     from trilemma.data import Data
@@ -73,7 +72,6 @@ def _run(options: argparse.Namespace) -> int:
     name = _name(options.name, out)
     check_counts(options, "limit", "batch_size")
     check_budget(options.budget, options.batch_size)
-    _check_out(out)
     images = read_labelled(_open(options), limit=options.limit, seed=options.seed)
     number, _, side, _ = images.images.shape
     kinds = "no labels" if images.labels is None else f"{len(images.labels.unique())} classes"
@@ -120,20 +118,6 @@ def _name(given: str | None, out: Path) -> str:
     if out.suffix != ".safetensors":
         raise ConfigError(f"-o {out}: features are written to a file *.safetensors")
     return check_name(re.sub(r"[-. ]", "_", out.stem.lower()) if given is None else given)
-
-
-def _check_out(out: Path) -> None:
-    """Refuse a file that cannot be written, before the work.
-
-    Raises:
-        CheckpointError: if it is a folder, or its folder cannot be written.
-    """
-    folder = out.parent
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    if out.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        reason = "it is a folder" if out.is_dir() else f"{folder} is no folder to write to"
-        raise CheckpointError(f"cannot write {out}: {reason}; give another -o")
 
 
 def _open(options: argparse.Namespace) -> Data:

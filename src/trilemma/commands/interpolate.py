@@ -186,7 +186,7 @@ def _ends(options: argparse.Namespace, shape: tuple[int, ...]) -> list[tuple[Any
 
 def _end(name: str, shape: tuple[int, ...]) -> list[int] | list[Tensor]:
     """The number of a sample, or pictures."""
-    from trilemma.images import read_images
+    from trilemma.data import read_images
 
     if name.isdecimal() and not Path(name).exists():
         return [int(name)]

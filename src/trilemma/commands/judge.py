@@ -134,7 +134,7 @@ def _record_table(records: list[Record]) -> Table:
     against = "; ".join(f"{', '.join(names)} against {real}" for real, names in held.items())
     against = f": {against}"
     if len(held) < 2:
-        against = f" against {next(iter(held), f'{first.num_real} real ({first.split})')}"
+        against = f" against {next(iter(held), 'the known modes')}"
     table.caption = (
         f"{first.num_fake} samples{against}, features "
         f"{first.extractor}: {first.preprocessing}; in brackets 95 % intervals"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import math
 import shlex
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,14 +17,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from trilemma.commands.common import check_counts, console, default_split, num_cores
+from trilemma.commands.common import check_counts, console, default_split, num_cores, output_folder
 from trilemma.errors import ConfigError
 
 if TYPE_CHECKING:
     from trilemma.report.record import Cell, Report
     from trilemma.report.run import Progress
 
-__all__ = ["add", "print_report", "task_bar"]
+__all__ = ["add", "print_report", "task_bar", "until_terminated"]
 
 
 def add(commands: Any) -> None:
@@ -41,7 +43,9 @@ def add(commands: Any) -> None:
         help="bundled names, model files, run folders, Hub ids, or samples.npz drawn elsewhere",
     )
     report.add_argument("--data", required=True, help="real data, as for training; or digits")
-    report.add_argument("-o", "--out", required=True, help="folder of the report")
+    report.add_argument(
+        "-o", "--out", type=output_folder, required=True, help="folder of the report"
+    )
     report.add_argument("-n", "--num", type=int, default=2000, help="samples per row (2000)")
     report.add_argument("--split", help="split of the real data (train; test for digits)")
     report.add_argument(
@@ -88,7 +92,7 @@ def _report(options: argparse.Namespace) -> int:
     words = options.ladder.split()
     if not words:
         raise ConfigError("--ladder is empty: quick, standard, full, or such as gddim:10,20")
-    with task_bar() as progress:
+    with until_terminated(), task_bar() as progress:
         report = run_report(
             options.models,
             protocol,
@@ -122,6 +126,28 @@ def _command(options: argparse.Namespace) -> str:
     if options.likelihood:
         words += ["--likelihood", str(options.likelihood)]
     return shlex.join(words)
+
+
+@contextmanager
+def until_terminated() -> Iterator[None]:
+    """Let SIGTERM, which ``kill`` and schedulers send, end a report as Ctrl-C does.
+
+    Other processes of the report are ended, whole rows and shards stay. A caller that has its own
+    handler keeps it.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def stop(signum: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @contextmanager

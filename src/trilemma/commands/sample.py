@@ -17,6 +17,8 @@ from trilemma.commands.common import (
     counting_bar,
     load_model,
     need_images,
+    output_file,
+    output_folder,
     walk_of,
 )
 from trilemma.errors import ConfigError
@@ -43,6 +45,7 @@ def add(commands: Any) -> None:
     sample.add_argument(
         "-o",
         "--out",
+        type=_target,
         required=True,
         help="out.png, out.npz, a folder, or out.csv for rows of a table",
     )
@@ -64,7 +67,9 @@ def add(commands: Any) -> None:
     )
     edit.add_argument("-n", "--num", type=int, default=8, help="variations per picture (8)")
     add_walk(edit)
-    edit.add_argument("-o", "--out", required=True, help="out.png, out.npz or a folder")
+    edit.add_argument(
+        "-o", "--out", type=_target, required=True, help="out.png, out.npz or a folder"
+    )
     edit.set_defaults(run=_edit, takes_overrides=True)
 
 
@@ -76,7 +81,7 @@ def _sample(options: argparse.Namespace) -> int:
     from trilemma.images import save_images, to_uint8
     from trilemma.sampling import labels_for
 
-    out, states = _target(options.out), options.trajectory
+    out, states = options.out, options.trajectory
     check_counts(options, "num", "batch_size")
     if states is not None and (states < 2 or out.suffix != ".png"):
         raise ConfigError(f"--trajectory {states} needs at least 2 states, and -o out.png")
@@ -144,13 +149,18 @@ def _some_states(trajectory: Tensor, num: int) -> Tensor:
     return trajectory[chosen].transpose(0, 1)
 
 
-def _target(name: str) -> Path:
-    out = Path(name)
+def _target(text: str) -> Path:
+    """Read the name of a file, or without suffix that of a folder, before any work is done.
+
+    Raises:
+        ArgumentTypeError: for another suffix, or where nothing can be written.
+    """
+    out = Path(text)
     if out.suffix not in (".png", ".npz", ".csv", ""):
-        raise ConfigError(
-            f"-o {out}: give a name ending in .png or .npz, or a folder; .csv for rows"
+        raise argparse.ArgumentTypeError(
+            f"{out}: give a name ending in .png or .npz, or a folder; .csv for rows"
         )
-    return out
+    return Path(output_file(text) if out.suffix else output_folder(text))
 
 
 def _check_folder(out: Path, num: int) -> None:
@@ -182,10 +192,13 @@ def _gather(images: Tensor, world: int) -> Tensor:
 def _edit(options: argparse.Namespace) -> int:
     import torch
 
-    from trilemma.images import read_images, save_images, to_uint8
+    from trilemma.data import read_images
+    from trilemma.images import save_images, to_uint8
 
-    out = _target(options.out)
+    out = options.out
     check_counts(options, "num", "batch_size")
+    if out.suffix == ".csv":
+        raise ConfigError(f"-o {out}: give a name ending in .png or .npz, or a folder")
     walk = walk_of(options)
     pipeline = load_model(options)
     need_images(pipeline.event_shape)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from trilemma.commands.common import console, pairs
+from trilemma.commands.common import console, output_folder, pairs
 from trilemma.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def add(commands: Any) -> None:
     )
     train.add_argument("recipe", help="a bundled recipe (see `trilemma recipes`) or a YAML file")
     train.add_argument("--data", help="folder of images, parquet folder, .npz or Hub name")
-    train.add_argument("--out", help="folder of the run (runs/RECIPE)")
+    train.add_argument("--out", type=output_folder, help="folder of the run (runs/RECIPE)")
     train.add_argument(
         "--start",
         help="model or run whose networks to begin with (a first stage); MODEL:autoencoder for one",
@@ -48,6 +48,7 @@ def _run(options: argparse.Namespace) -> int:
     from trilemma.config import build_recipe, dump_yaml, load_recipe, override, resolve, set_data
     from trilemma.data import HubImages, Table, Toy
     from trilemma.pipeline import save_pipeline, start_from
+    from trilemma.training.checkpoint import checkpoints
 
     config = load_recipe(options.recipe)
     if options.data:
@@ -71,6 +72,8 @@ def _run(options: argparse.Namespace) -> int:
     is_main = int(os.environ.get("RANK", "0")) == 0
     if is_main:
         trainer.check_folder(out, resume=options.resume)
+        if options.resume and not checkpoints(out):
+            console.print(f"nothing to resume in {out}: starting anew", soft_wrap=True)
 
     def started() -> None:
         if is_main:

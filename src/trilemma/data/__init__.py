@@ -5,6 +5,7 @@ from trilemma.data.base import Batch, Data, Stream
 from trilemma.data.bundled import BundledDigits
 from trilemma.data.hub import HubImages
 from trilemma.data.loader import Batches
+from trilemma.data.pictures import read_images
 from trilemma.data.stacked import StackedDigits
 from trilemma.data.table import Table
 from trilemma.data.toy import Toy
@@ -20,4 +21,5 @@ __all__ = [
     "Table",
     "Toy",
     "data_from_argument",
+    "read_images",
 ]

@@ -16,7 +16,7 @@ from torch import Tensor
 from trilemma.data.base import Batch, Data, Stream, to_indices, to_unit_range
 from trilemma.data.columns import Query, to_raw
 from trilemma.data.decode import Shape, decode, natural_channels, open_picture
-from trilemma.data.sources import Source, StreamSource, open_source, open_stream
+from trilemma.data.sources import Source, StreamSource, open_source, open_stream, reading
 from trilemma.data.stream import ImageStream
 from trilemma.errors import ConfigError, DataError
 
@@ -245,9 +245,11 @@ class HubImages(Data):
         if not self._streaming:
             return self._source.raw([0])[0]
         source = self._stream_source
-        row = next(iter(source.rows), None)
+        name = f"{self.path} ({self.part})"
+        with reading(name):
+            row = next(iter(source.rows), None)
         if row is None:
-            raise DataError(f"{self.path} ({self.part}) holds no pictures; give another path")
+            raise DataError(f"{name} holds no pictures; give another path")
         return to_raw(row[source.image], self._where_first())
 
     def _where_first(self) -> str:

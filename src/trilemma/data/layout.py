@@ -1,7 +1,8 @@
 """How files are arranged: which pictures belong to which part and class of the data.
 
 Parts are found by the usual names of folders and files (`PARTS`); every other sub-folder with
-pictures is a class. Hidden files and folders are passed over.
+pictures is a class. Hidden files and folders are passed over. Links to folders are followed, but
+for those that lead back to a folder on the way.
 """
 
 import os
@@ -10,7 +11,17 @@ from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
 
-__all__ = ["PARTS", "class_of", "find_files", "group_parquet", "group_pictures", "neighbours"]
+from PIL import Image
+
+__all__ = [
+    "PARTS",
+    "class_of",
+    "find_files",
+    "find_pictures",
+    "group_parquet",
+    "group_pictures",
+    "neighbours",
+]
 
 PARTS = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -40,9 +51,30 @@ def find_files(root: Path, suffixes: Iterable[str]) -> list[Path]:
     return sorted(found)
 
 
+def find_pictures(root: Path) -> list[Path]:
+    """List the pictures in a folder and below it, by their endings.
+
+    Args:
+        root: the folder.
+
+    Returns:
+        The files, sorted by path.
+    """
+    known = Image.registered_extensions().items()
+    return find_files(root, {ending for ending, kind in known if kind in Image.OPEN})
+
+
 def _walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    way = {root: {os.path.realpath(root)}}  # the folders from the root down to each
     for folder, below, names in os.walk(root, followlinks=True):
-        below[:] = [name for name in below if not name.startswith(".") and name != "__MACOSX"]
+        above, kept = way.pop(Path(folder)), []
+        for name in below:
+            path = Path(folder) / name
+            real = os.path.realpath(path)
+            if not name.startswith(".") and name != "__MACOSX" and real not in above:
+                way[path] = above | {real}
+                kept.append(name)
+        below[:] = kept
         yield folder, below, names
 
 

@@ -12,6 +12,7 @@ their labels. Everything about a picture's look is the business of `decode`.
 
 import re
 import zipfile
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +23,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from trilemma.data.columns import (
@@ -37,10 +37,17 @@ from trilemma.data.columns import (
     to_raw,
 )
 from trilemma.data.decode import Raw
-from trilemma.data.layout import class_of, find_files, group_parquet, group_pictures, neighbours
+from trilemma.data.layout import (
+    class_of,
+    find_files,
+    find_pictures,
+    group_parquet,
+    group_pictures,
+    neighbours,
+)
 from trilemma.errors import ConfigError, DataError, nearest
 
-__all__ = ["Source", "StreamSource", "open_source", "open_stream"]
+__all__ = ["Source", "StreamSource", "open_source", "open_stream", "read_arrays", "reading"]
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 ALLOWED = (
@@ -203,7 +210,8 @@ def open_source(query: Query) -> Source:
 
     Raises:
         ConfigError: the part or a column does not exist.
-        DataError: the path does not exist, holds no pictures, or the Hub does not answer.
+        DataError: the path does not exist, cannot be read, holds no pictures, or the Hub does not
+            answer.
     """
     root = Path(query.path).expanduser()
     if root.is_dir():
@@ -228,7 +236,7 @@ def open_stream(query: Query) -> StreamSource:
 
     Raises:
         ConfigError: the part or a column does not exist, or the data cannot be streamed.
-        DataError: the path does not exist, or the Hub does not answer.
+        DataError: the path does not exist, cannot be read, or the Hub does not answer.
     """
     root = Path(query.path).expanduser()
     if root.exists():
@@ -242,7 +250,8 @@ def open_stream(query: Query) -> StreamSource:
     else:
         rows = _from_hub(query, streaming=True)
     if rows.features is None:
-        rows = rows._resolve_features()
+        with reading(f"{query.path} ({query.split})"):
+            rows = rows._resolve_features()
     image = find_image(rows.features, query)
     label = find_label(rows.features, query, count_integers=False)
     rows = rows.select_columns([name for name in (image, label) if name])
@@ -281,8 +290,7 @@ def _open_file(path: Path, query: Query) -> Source:
 
 
 def _open_pictures(root: Path, query: Query) -> FolderSource:
-    suffixes = {ext for ext, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    files = find_files(root, suffixes)
+    files = find_pictures(root)
     if not files:
         count = sum(1 for _ in root.iterdir())
         inside = f"{count} entries but no pictures" if count else "nothing"
@@ -304,15 +312,42 @@ def _open_pictures(root: Path, query: Query) -> FolderSource:
     return FolderSource(chosen, names, chosen_root)
 
 
-def _open_npz(path: Path, query: Query) -> ArraySource:
+def read_arrays(
+    path: Path | str, needed: Sequence[str], optional: Sequence[str] = ()
+) -> dict[str, np.ndarray]:
+    """Read arrays of an ``.npz`` file.
+
+    Args:
+        path: the file.
+        needed: names of which at least one must be there.
+        optional: further names.
+
+    Returns:
+        Those of them that are there, by name.
+
+    Raises:
+        DataError: the file is missing, damaged, of another kind, or has none that is needed.
+    """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        archive = np.load(path, allow_pickle=False)
+        if isinstance(archive, np.ndarray):
+            raise ValueError("it holds a single array, as .npy files do")
+        with archive:
+            present = archive.files
+            arrays = {name: archive[name] for name in (*needed, *optional) if name in present}
+    except (OSError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        if "allow_pickle" in str(error):  # NumPy's advice is to read what may hold a program
+            raise DataError(f"{path} is not an .npz file, or not one of numbers") from error
         raise DataError(f"{path} is not a readable .npz file: {_first_line(error)}") from error
-    images = arrays.get("arr_0")
-    if images is None:
-        raise DataError(f"{path} has {sorted(arrays)}; the pictures must be called 'arr_0'")
+    if not any(name in arrays for name in needed):
+        names = " or ".join(map(repr, needed))
+        raise DataError(f"{path} has {sorted(present)}; the pictures must be called {names}")
+    return arrays
+
+
+def _open_npz(path: Path, query: Query) -> ArraySource:
+    arrays = read_arrays(path, ["arr_0"], ["arr_1"])
+    images = arrays["arr_0"]
     if (
         images.dtype != np.uint8
         or images.ndim not in (3, 4)
@@ -349,31 +384,42 @@ def _datasets() -> ModuleType:
 
 
 @contextmanager
-def _quiet(datasets: ModuleType) -> Iterator[None]:
-    """Reading local files needs no progress bar; downloads keep theirs."""
-    shown = datasets.is_progress_bar_enabled()
+def reading(name: str) -> Iterator[None]:
+    """Let `datasets` read tables silently, and say what it cannot read in one line.
+
+    Downloads keep their progress bar; reading needs none.
+
+    Args:
+        name: names the data in the error message.
+
+    Raises:
+        DataError: they are damaged, or no table.
+    """
+    datasets = _datasets()
+    shown, level = datasets.is_progress_bar_enabled(), datasets.logging.get_verbosity()
     datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     try:
         yield
+    except Exception as error:  # pyarrow and datasets share no base class
+        raise DataError(f"{name} cannot be read: {_root_cause(error)}") from error
     finally:
+        datasets.logging.set_verbosity(level)
         if shown:
             datasets.enable_progress_bars()
 
 
 def _read_parquet(files: list[Path], query: Query, *, streaming: bool) -> Any:
-    datasets = _datasets()
     names = {"train": [str(file) for file in files]}
-    try:
-        with _quiet(datasets):
-            return datasets.load_dataset("parquet", data_files=names, streaming=streaming)["train"]
-    except Exception as error:  # pyarrow and datasets share no base class
-        raise DataError(
-            f"{query.path} ({query.split}) cannot be read as parquet: {_root_cause(error)}"
-        ) from error
+    load = _datasets().load_dataset
+    with reading(f"{query.path} ({query.split})"):
+        return load("parquet", data_files=names, streaming=streaming)["train"]
 
 
 def _saved_tables(root: Path) -> dict[str, Any]:
-    saved = _datasets().load_from_disk(str(root))
+    load = _datasets().load_from_disk
+    with reading(str(root)):
+        saved = load(str(root))
     return dict(saved) if isinstance(saved, dict) else {"train": saved}
 
 

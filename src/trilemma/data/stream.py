@@ -18,7 +18,7 @@ import torch
 from trilemma.data.base import Batch, Stream, to_unit_range
 from trilemma.data.columns import to_raw
 from trilemma.data.decode import Shape, decode
-from trilemma.data.sources import StreamSource
+from trilemma.data.sources import StreamSource, reading
 from trilemma.errors import ConfigError, DataError
 
 __all__ = ["BLOCK", "ImageStream"]
@@ -75,7 +75,7 @@ class ImageStream(Stream):
             The pictures (num, c, h, w) in [-1, 1] and their labels, if any.
 
         Raises:
-            DataError: a picture cannot be read, or its size differs from the first one's.
+            DataError: rows or a picture cannot be read, or its size differs from the first one's.
         """
         rows = [self._next_row() for _ in range(num)]
         images = np.stack([self._picture(row) for row in rows])
@@ -163,7 +163,8 @@ class ImageStream(Stream):
         self._reader = iter(self._rows)
 
     def _read_block(self) -> None:
-        rows = [row for _, row in zip(range(BLOCK), self._reader, strict=False)]
+        with reading(self._name):
+            rows = [row for _, row in zip(range(BLOCK), self._reader, strict=False)]
         key = np.random.SeedSequence([self._seed, self._rank, self._epoch, self._number])
         rng = torch.Generator().manual_seed(int(key.generate_state(1, np.uint64)[0]) >> 1)
         self._block = [rows[i] for i in torch.randperm(len(rows), generator=rng).tolist()]

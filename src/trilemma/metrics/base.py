@@ -45,6 +45,8 @@ class Record:
         note: what a reader must know besides.
         floor_error: standard deviation of the floor from one split of the real samples to another,
             which is how far a single draw of a perfect sampler strays; None if not known.
+        most: of a count of modes, how many there are; the floor says how many so many perfect
+            samples show. None for other scores.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Record:
     seed: int = 0
     note: str = ""
     floor_error: float | None = None
+    most: int | None = None
 
     def to_dict(self) -> dict[str, str | int | float | bool | None]:
         """Return all fields as plain values; NaN and infinity become None, as JSON has neither.
@@ -84,7 +87,7 @@ class Record:
 
         Returns:
             The record; a value of None becomes NaN. Fields that came later, such as ``low``,
-            ``high`` and ``floor_error``, may be missing.
+            ``high``, ``floor_error`` and ``most``, may be missing.
 
         Raises:
             DataError: a field is unknown or missing.

@@ -37,6 +37,8 @@ resamples would give Var L + Var Q: at the floor, an interval 1.7 times as wide 
 * Precision, recall, density and coverage: repeats would shrink the balls around nearest
   neighbours to nothing. The balls stay as they are, and each sample's contribution is resampled:
   of a fake to precision whether a ball holds it, of a real how many fakes hang on its ball alone.
+  The balls' own growth, where a neighbour is left out, matters for density and is added to first
+  order (``precision_recall``).
   A share then has Wilson's interval for as many samples as would give its standard error, which
   does not shrink to a point at 0 or 1. Nothing need be drawn: the spread of a sum is known.
 * Kernel distance: the mean over subsets of s out of n is a jackknife already: the variance over

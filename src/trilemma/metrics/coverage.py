@@ -36,7 +36,8 @@ class ModeStatistics:
         num_hit: modes with at least one sample.
         num_modes: how many modes there are.
         mode_kl: KL(histogram || reference), nats; infinite if a sample shows an impossible mode.
-        floor: what a perfect sampler scores on average at this size.
+        floor: divergence of a perfect sampler at this size, on average.
+        expected_hit: modes that it hits, on average.
         num_samples: N.
     """
 
@@ -44,6 +45,7 @@ class ModeStatistics:
     num_modes: int
     mode_kl: float
     floor: float
+    expected_hit: float
     num_samples: int
 
 
@@ -55,6 +57,7 @@ class GridModes:
         high_quality: share of samples within three standard deviations of the nearest centre.
         num_hit: centres with at least one such sample.
         num_modes: number of centres.
+        expected_hit: centres that so many samples of the mixture hit, on average.
         expected_quality: share that the mixture itself scores (alone, without overlaps).
         num_samples: number of samples.
     """
@@ -62,6 +65,7 @@ class GridModes:
     high_quality: float
     num_hit: int
     num_modes: int
+    expected_hit: float
     expected_quality: float
     num_samples: int
 
@@ -94,6 +98,7 @@ def mode_statistics(
         num_modes=num_modes,
         mode_kl=max(mode_kl, 0.0),
         floor=expected_kl(target, len(labels)),
+        expected_hit=expected_modes(target, len(labels)),
         num_samples=len(labels),
     )
 
@@ -119,6 +124,19 @@ def expected_kl(reference: Tensor, num: int) -> float:
     log_pmf = choose + k * odds.log() + (n - k) * torch.log1p(-odds)
     terms = log_pmf.exp() * (k / n) * (k / (n * q[:, None])).log()
     return max(float((repeats * terms.sum(1)).sum()), 0.0)
+
+
+def expected_modes(reference: Tensor, num: int) -> float:
+    """Mean number of modes that ``num`` perfect samples hit, sum_i 1 - (1 - q_i)^N.
+
+    Args:
+        reference: weight of each mode, float64, sums to one, (num_modes).
+        num: number of samples N, >= 1.
+
+    Returns:
+        The mean, at most the number of modes.
+    """
+    return float(-torch.expm1(num * torch.log1p(-reference)).sum())
 
 
 def stacked_numbers(digits: Tensor) -> Tensor:
@@ -169,13 +187,14 @@ def grid_modes(points: Tensor, modes: Tensor, std: float) -> GridModes:
             f"points are {x.shape[1]}-dimensional, modes {centres.shape[1]}-dimensional"
         )
     nearest, owner = _nearest(x, centres)
-    good = nearest <= 3 * std
+    good, share = nearest <= 3 * std, _within_three(x.shape[1])
     hit = torch.bincount(owner[good], minlength=len(centres)) > 0
     return GridModes(
         high_quality=good.double().mean().item(),
         num_hit=int(hit.sum()),
         num_modes=len(centres),
-        expected_quality=_within_three(x.shape[1]),
+        expected_hit=expected_modes(_reference(None, len(centres)) * share, len(x)),
+        expected_quality=share,
         num_samples=len(x),
     )
 

@@ -7,6 +7,13 @@ of stacked digits. Beside the class, the features were trained to tell the posit
 blur and noise of a digit (seven regressions, whose heads are not kept): a classifier alone learns
 to ignore exactly the flaws that a quality metric must see.
 
+Whether images are digits at all is told by the probability that the classifier gives to the class
+it finds most probable, on average (``certainty``). The test digits of MNIST score 0.97, 24 of them
+at least 0.91; other digits, handwritten at 8 x 8 pixels or printed, 0.87 to 0.93. Printed letters
+score 0.70 (small) and 0.74 (capitals), mirrored digits 0.81, emoji 0.66, clothes (Fashion-MNIST)
+0.62, inverted digits 0.52. Below ``LEAST_CERTAINTY`` images are not taken for digits. That finds
+wrong data and proves no right ones: black images and uniform noise score 0.93.
+
 Both files lie inside the package (``zoo/``), so that nothing is ever downloaded:
 
 * ``digit-classifier.safetensors``: the weights; its header records how they were made;
@@ -31,8 +38,10 @@ from trilemma.errors import CheckpointError, DataError
 from trilemma.metrics.frechet import GaussianStats
 
 __all__ = [
+    "LEAST_CERTAINTY",
     "DigitNet",
     "MnistReference",
+    "certainty",
     "classify",
     "crop_digits",
     "digit_net",
@@ -46,6 +55,8 @@ REFERENCE_FILE = "mnist-reference.safetensors"
 SIDE = 28
 TRAIN_COUNTS = (5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949)
 PIXEL_MEAN, PIXEL_STD = 0.1307, 0.3081
+LEAST_CERTAINTY = 0.85
+"""Mean probability of the most probable class that handwritten digits do not fall below."""
 
 
 class DigitNet(nn.Module):
@@ -274,10 +285,30 @@ def classify(images: Tensor, *, batch_size: int = 1000) -> Int64[Tensor, "n c"]:
     Raises:
         DataError: another type or size.
     """
-    cropped = crop_digits(images)
-    n, channels = cropped.shape[:2]
+    return _logits(images, batch_size).argmax(1).reshape(len(images), -1)
+
+
+def certainty(images: Tensor, *, batch_size: int = 1000) -> float:
+    """Return how sure the classifier is of what it sees, to tell digits from other images.
+
+    Args:
+        images: uint8, (n, c, h, w) with h = w = 28 or 32.
+        batch_size: digits per forward pass.
+
+    Returns:
+        Probability of the most probable class, mean over images and channels, in [0.1, 1];
+        0.97 for MNIST, below ``LEAST_CERTAINTY`` for what is not digits.
+
+    Raises:
+        DataError: another type or size.
+    """
+    return float(_logits(images, batch_size).double().softmax(1).amax(1).mean())
+
+
+def _logits(images: Tensor, batch_size: int) -> Float[Tensor, "m 10"]:
+    """Return the classifier's logits of each channel of each image."""
+    digits = crop_digits(images).reshape(-1, 1, SIDE, SIDE)
     net, _ = digit_net()
-    digits = cropped.reshape(n * channels, 1, SIDE, SIDE)
     with torch.inference_mode():
-        parts = [net(part.cpu().float() / 255).argmax(1) for part in digits.split(batch_size)]
-    return torch.cat(parts).reshape(n, channels).clone()
+        parts = [net(part.cpu().float() / 255) for part in digits.split(batch_size)]
+    return torch.cat(parts).clone()

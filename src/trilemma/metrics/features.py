@@ -460,7 +460,8 @@ def extractor_named(name: str) -> FeatureExtractor:
 def extractor_for(images: Tensor) -> FeatureExtractor:
     """Choose the best extractor that is here: digits, else Inception, else EfficientNet-Lite0.
 
-    Grey images of 28 or 32 pixels are taken for digits.
+    Grey images of 28 or 32 pixels are taken for digits, whatever they show: the size decides, as it
+    does for all models of a report alike. ``digits.certainty`` tells whether they are digits.
 
     Args:
         images: uint8, (n, c, h, w) with c = 1 or 3.

@@ -11,7 +11,10 @@ balls stands for the support of the law.
 Each score is a mean over one of the sets, and with the balls as they are it also depends on each
 sample of the other: leave out a real and precision loses the fakes that no other ball holds. Both
 kinds of contribution are kept (``ManifoldScores.parts``); their spread says how far the score would
-move if the samples were drawn again.
+move if the samples were drawn again. For density the balls may not be taken as they are: in many
+dimensions some reals are neighbours of very many others, whose balls would all grow without them.
+Leaving out a neighbour moves the rank k of a ball by one, so each real also has the fakes that the
+balls around it would gain, to first order: those between ranks k - h and k + h over 2 h, h = k / 2.
 
 Precision and recall are those of Kynkaanniemi et al., 2019 (k = 3), density and coverage those of
 Naeem et al., 2020 (k = 5). A few real outliers have huge balls and can swallow pure noise, so that
@@ -30,7 +33,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from trilemma.errors import ConfigError, DataError
@@ -54,7 +57,8 @@ class ManifoldScores:
         k_density: neighbours of density and coverage.
         parts: for each score what every fake, (m), and every real, (n), adds to it, the balls taken
             as given; float64. The part of the set that the score is a mean over sums to it: its
-            indicators over their number. The other part says what is lost without a sample.
+            indicators over their number. The other part says what is lost without a sample; for
+            density, less what other balls gain.
     """
 
     precision: float
@@ -103,14 +107,20 @@ def manifold_scores(
         )
     centre = x.mean(0)
     x, y = x - centre, y - centre
-    radii = _radii(x, sorted({k_precision, k_density}), block)
-    narrow, wide = _held(x, y, [radii[k_precision], radii[k_density]], block)
-    (back,) = _held(y, x, [_radii(y, [k_precision], block)[k_precision]], block)
-    n, m = len(x), len(y)
+    n, m, step = len(x), len(y), max(k_density // 2, 1)
+    lower, upper = k_density - step, min(k_density + step, n - 1)
+    radii, nearest = _neighbours(x, max(k_precision, upper), block)
+    ranks = (k_precision, k_density, lower, upper)
+    narrow, wide, inner, outer = _held(x, y, [radii[:, k] for k in ranks], block)
+    (back,) = _held(y, x, [_neighbours(y, k_precision, block)[0][:, k_precision]], block)
+    gains = (outer.of_balls - inner.of_balls) / (upper - lower)
+    others = torch.zeros_like(gains).index_add_(
+        0, nearest[:, 1 : k_density + 1].flatten(), gains.repeat_interleave(k_density)
+    )
     parts = {
         "precision": ((narrow.of_points > 0).double() / m, narrow.alone_of_balls / m),
         "recall": (back.alone_of_balls / n, (back.of_points > 0).double() / n),
-        "density": (wide.of_points / (k_density * m), wide.of_balls / (k_density * m)),
+        "density": (wide.of_points / (k_density * m), (wide.of_balls - others) / (k_density * m)),
         "coverage": (wide.alone_of_points / n, (wide.of_balls > 0).double() / n),
     }
     return ManifoldScores(
@@ -137,16 +147,21 @@ def _blocks(x: Tensor, block: int) -> Iterator[tuple[slice, Tensor]]:
         yield part, x[part]
 
 
-def _radii(x: Tensor, ks: list[int], block: int) -> dict[int, Float64[Tensor, " n"]]:
-    """Return the squared distance of each sample to its k-th neighbour, itself left out."""
-    found = {k: torch.empty(len(x), dtype=x.dtype) for k in ks}
+def _neighbours(
+    x: Tensor, k: int, block: int
+) -> tuple[Float64[Tensor, "n ranks"], Int64[Tensor, "n ranks"]]:
+    """Return squared distances and numbers of the k nearest of each sample, itself at rank 0.
+
+    The distance at rank 0 is -1, less than any, so that a ball of no neighbours holds nothing.
+    """
+    distances, numbers = [], []
     for part, rows in _blocks(x, block):
         gaps = _distances(rows, x)
         gaps[torch.arange(len(rows)), torch.arange(part.start, part.start + len(rows))] = -1.0
-        nearest = gaps.topk(max(ks) + 1, dim=1, largest=False, sorted=True).values
-        for k in ks:
-            found[k][part] = nearest[:, k]
-    return found
+        nearest = gaps.topk(k + 1, dim=1, largest=False, sorted=True)
+        distances.append(nearest.values)
+        numbers.append(nearest.indices)
+    return torch.cat(distances), torch.cat(numbers)
 
 
 class _Held:

@@ -39,6 +39,7 @@ EfficientNet-Lite0, uniform noise against 1,000 icons has precision 1.0, density
 import math
 import statistics
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -232,7 +233,7 @@ def evaluate_features(
         score.name == "coverage" and score.value < 0.5 * floor.value
         for score, floor in zip(scores, floors, strict=True)
     )
-    identity = {
+    identity: dict[str, Any] = {
         "extractor": extractor.name,
         "weights_sha256": extractor.weights_sha256,
         "preprocessing": extractor.preprocessing,
@@ -392,11 +393,12 @@ def _share(scores: ManifoldScores, name: str, size: int, with_interval: bool) ->
     interval = None
     if with_interval:
         spread = sum_error(*scores.parts[name])
-        kind = "bootstrap of each sample's contribution, both sets, radii taken as given"
+        kind = "bootstrap of each sample's contribution, both sets"
         if name == "density":
             interval = normal_interval(value, spread, f"95 % interval: normal, {kind}")
         else:
-            interval = share_interval(value, spread, size, f"95 % interval: Wilson, {kind}")
+            kind = f"95 % interval: Wilson, {kind}, radii taken as given"
+            interval = share_interval(value, spread, size, kind)
     return _Score(name, value, False, size, size, error, note, interval)
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from trilemma.metrics import Record
 
-__all__ = ["Interval", "interval_of", "modes_of"]
+__all__ = ["Interval", "interval_of", "modes_in_all", "modes_of"]
 
 SHARE = 0.1
 """Of an equal share: a mode that is drawn less often does not count as covered."""
@@ -70,15 +70,20 @@ def modes_of(record: Record) -> Interval:
     With 25 modes, 2500 samples leave nothing open (q = 5e-5), and 100 nearly all (q = 0.67).
 
     Args:
-        record: ``num_modes``, with M in ``floor`` and n in ``num_fake``; without M the count alone.
+        record: ``num_modes`` of n samples, ``num_fake``; where M is not known the count alone.
 
     Returns:
         Numbers of modes, not rounded.
     """
-    hit, modes, num = record.value, record.floor, record.num_fake
+    hit, modes, num = record.value, modes_in_all(record), record.num_fake
     if not modes:
         return Interval(hit, hit, hit)
     missed = (1 - SHARE / modes) ** num
     reach = 1.96 * math.sqrt(modes * missed * (1 - missed))
     most = modes if missed == 1 else (hit + reach) / (1 - missed)
     return Interval(hit, hit, max(hit, min(most, modes)))
+
+
+def modes_in_all(record: Record) -> float | None:
+    """The number M of modes that a record ``num_modes`` counts, in old ones kept as their floor."""
+    return record.floor if record.most is None else record.most

@@ -13,12 +13,10 @@ import io
 import math
 import statistics
 import time
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -26,10 +24,12 @@ from torch import Tensor
 
 from trilemma.checkpoints.store import write_bytes
 from trilemma.data import Data, StackedDigits, Toy
+from trilemma.data.sources import read_arrays
 from trilemma.errors import ConfigError, DataError
 from trilemma.evaluation import class_counts, evaluate_samples, likelihood, reference_data
 from trilemma.images import to_uint8
 from trilemma.metrics import (
+    DigitFeatures,
     FeatureExtractor,
     Nearness,
     extractor_for,
@@ -37,6 +37,7 @@ from trilemma.metrics import (
     memorisation,
     nearness,
 )
+from trilemma.metrics.digits import LEAST_CERTAINTY, certainty
 from trilemma.pipeline import Pipeline
 from trilemma.report.ladder import Rung
 from trilemma.report.record import Cell, Speed
@@ -49,12 +50,14 @@ __all__ = [
     "measure_likelihood",
     "speed_of",
     "time_sampling",
+    "unlike_digits",
 ]
 
 SHARD = 500
 MOST_CLASSES = 64
 SHOWN_NEIGHBOURS = 16
 MOST_CHECKED, MOST_SEARCHED = 2000, 100_000
+MOST_LOOKED_AT = 1000
 MOST_REPEATS = 5
 MOST_WAITS = 6
 
@@ -251,9 +254,9 @@ def write_arrays(path: Path, **arrays: Any) -> None:
 def _read_shard(path: Path) -> tuple[Tensor, int] | None:
     """Samples and calls of a shard, None if it has to be drawn (again)."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return torch.from_numpy(archive["samples"]), int(archive["nfe"])
-    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error):
+        found = read_arrays(path, ["samples"], ["nfe"])
+        return torch.from_numpy(found["samples"]), int(found["nfe"])
+    except (DataError, KeyError, TypeError, ValueError):
         return None
 
 
@@ -261,10 +264,32 @@ def _as_pictures(images: Tensor) -> np.ndarray:
     return images.permute(0, 2, 3, 1).contiguous().numpy()
 
 
+def unlike_digits(data: Data, protocol: Protocol) -> float | None:
+    """Tell whether digits' features were chosen for the size of real images that show no digits.
+
+    Args:
+        data: real images, in the form of the models.
+        protocol: names the features, or leaves the choice to the size.
+
+    Returns:
+        How sure the classifier of digits is of them (``metrics.digits.certainty``), if that is
+        less than it is of digits; None if they look like digits, or other features are in use, or
+        these were asked for.
+    """
+    if protocol.extractor or len(data.event_shape) != 3 or isinstance(data, StackedDigits):
+        return None
+    if not isinstance(protocol.features(data.images_uint8([0])), DigitFeatures):
+        return None
+    found = certainty(data.images_uint8(_some(len(data), MOST_LOOKED_AT, protocol.seed)))
+    return found if found < LEAST_CERTAINTY else None
+
+
 def _with_classes(cell: Cell, samples: Tensor, data: Data, protocol: Protocol) -> Cell:
-    """Samples and real data per class, where the features come from a classifier."""
+    """Samples and real data per class, where the features come from a classifier of such data."""
     network = protocol.features(samples)
     if not 1 < len(network.class_names) <= MOST_CLASSES:
+        return cell
+    if unlike_digits(data, protocol) is not None:
         return cell
     counts = class_counts(samples, network)
     assert counts is not None

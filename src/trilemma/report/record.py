@@ -172,8 +172,10 @@ class Report:
         models: in the order in which they were named.
         cells: in the order of the models, then of calls.
         data: name, kind ("images", "stacked" or "points"), split, event_shape, length,
-            class_names, of the classes that samples are sorted into, and hardly_seen, the flaws
-            that fitted features hardly see.
+            class_names, of the classes that samples are sorted into, hardly_seen, the flaws that
+            fitted features hardly see, unlike_digits, how sure the classifier of digits is of real
+            images if that is too little (else null), and given_shape, [c, h, w] of the first real
+            image if it was brought to another form.
         settings: num, seed, extractor, likelihood_num, ladder.
         hardware: device, name, threads, torch.
         date: year-month-day.

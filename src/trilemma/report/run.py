@@ -3,7 +3,11 @@
 Every cell is one file below ``cells/``, written when it is whole and valid for one protocol: the
 model's bytes, the rung, the data's bytes, the number of samples, the seed and the features. A
 report that was killed finds these files again, and the shards of samples that the cells in work had
-drawn. A cell that fails says why in its row, and the others go on; it is tried again the next time.
+drawn. A file holds its own digest, and that of the pictures beside it: what was damaged or changed
+since is measured again. A cell that fails says why in its row, and the others go on; it is tried
+again the next time.
+
+The processes that measure cells end with the one that started them, even where that is killed.
 """
 
 from __future__ import annotations
@@ -16,25 +20,27 @@ import os
 import platform
 import shutil
 import signal
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
-from multiprocessing import active_children, get_context
+from multiprocessing import active_children, get_context, parent_process
+from multiprocessing.connection import wait as wait_for_any
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from trilemma.checkpoints.store import write_bytes
-from trilemma.data import Data, StackedDigits, Toy
+from trilemma.data import Data, HubImages, StackedDigits, Toy
 from trilemma.errors import (
-    CheckpointError,
     ConfigError,
     DataError,
     NumericalError,
     TrilemmaError,
+    WriteError,
 )
 from trilemma.evaluation import read_npz
 from trilemma.metrics import extractor_named
@@ -43,7 +49,15 @@ from trilemma.pipeline import load
 from trilemma.report import markdown, page
 from trilemma.report.entries import Entry, common_data, open_models
 from trilemma.report.ladder import Rung, rungs_for
-from trilemma.report.measure import Protocol, draw, forget, judge, measure_likelihood, time_sampling
+from trilemma.report.measure import (
+    Protocol,
+    draw,
+    forget,
+    judge,
+    measure_likelihood,
+    time_sampling,
+    unlike_digits,
+)
 from trilemma.report.record import Cell, Model, Report, plain, read_cell
 
 __all__ = ["Progress", "run_report"]
@@ -113,7 +127,8 @@ def run_report(
     Raises:
         ConfigError: for arguments out of range, or data that do not fit.
         DataError: if the data cannot be read.
-        CheckpointError: if none of the models can be read, or the folder cannot be written.
+        CheckpointError: if none of the models can be read.
+        WriteError: if the folder cannot be written, or the disk is full; what was measured stays.
     """
     for name, value, is_allowed, allowed in (
         ("num", protocol.num, protocol.num >= 24, "at least 24"),
@@ -153,9 +168,7 @@ def _check_folder(folder: Path) -> None:
     try:
         (folder / "cells").mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise CheckpointError(f"cannot write {folder}: {error.strerror or error}") from error
-    if not os.access(folder / "cells", os.W_OK):
-        raise CheckpointError(f"cannot write {folder}: no permission")
+        raise WriteError(f"cannot write {folder}: {error.strerror or error}") from error
 
 
 def _tasks(
@@ -243,7 +256,7 @@ def _run_all(tasks: list[Task], jobs: int, progress: Progress) -> dict[str, Any]
             found[task.name] = execute(replace(task, threads=0))
         return found
     pool = ProcessPoolExecutor(
-        min(jobs, len(waiting)), mp_context=get_context("spawn"), initializer=_ignore_interrupts
+        min(jobs, len(waiting)), mp_context=get_context("spawn"), initializer=_depend_on_parent
     )
     try:
         running = {pool.submit(execute, task): task for task in waiting}
@@ -266,9 +279,17 @@ def _run_all(tasks: list[Task], jobs: int, progress: Progress) -> dict[str, Any]
     return found
 
 
-def _ignore_interrupts() -> None:
-    """Leave Ctrl-C to the process that can say what is kept."""
+def _depend_on_parent() -> None:
+    """Leave Ctrl-C to the process that can say what is kept, and end when it is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        wait_for_any([parent.sentinel])
+        os._exit(1)  # whole files are on disk, and nobody is left to be told
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 def _cost(task: Task) -> float:
@@ -316,26 +337,57 @@ def _measured(task: Task, shards: Path) -> Any:
 
 
 def _keep(task: Task, result: Any) -> None:
-    """Write a result with the digest of its protocol."""
+    """Write a result with the digests of its protocol and of its pictures."""
+    content: dict[str, Any] = {"digest": task.digest}
+    if isinstance(result, Cell):
+        content["pictures"] = _sha256((Path(task.folder) / result.pictures).read_bytes())
     fields = asdict(result) if isinstance(result, Cell) else result
-    content = {"digest": task.digest, "result": plain(fields)}
-    write_bytes(task.path, json.dumps(content, indent=1, allow_nan=False).encode())
+    _write_sealed(task.path, content | {"result": plain(fields)})
 
 
 def _former(task: Task) -> Any:
-    """The result of an earlier run under the same protocol, if there is one."""
+    """The result of an earlier run under the same protocol, if there is one, and whole."""
     try:
-        content = json.loads(task.path.read_text())
+        content = _read_sealed(task.path)
         if content["digest"] != task.digest:
             return None
         result = content["result"]
         if task.likelihood_num:
             return result
         cell = read_cell(result)
+        pictures = (Path(task.folder) / cell.pictures).read_bytes()
+        if content["pictures"] != _sha256(pictures):
+            return None
     except (OSError, ValueError, KeyError, TypeError):
-        return None  # absent, or of another program: measured again
-    pictures = Path(task.folder) / cell.pictures
-    return replace(cell, is_default=task.cell.is_default) if pictures.exists() else None
+        return None  # absent, damaged, or of another program: measured again
+    return replace(cell, is_default=task.cell.is_default)
+
+
+def _sha256(payload: bytes) -> str:
+    return hashlib.sha256(payload).hexdigest()
+
+
+def _seal(content: Mapping[str, Any]) -> str:
+    """Digest of figures, whatever their order and white space."""
+    return _sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode())
+
+
+def _write_sealed(path: Path, content: Mapping[str, Any]) -> None:
+    """Write figures with their own digest."""
+    sealed = {**content, "sha256": _seal(content)}
+    write_bytes(path, json.dumps(sealed, indent=1, allow_nan=False).encode())
+
+
+def _read_sealed(path: Path) -> dict[str, Any]:
+    """Read figures that are as they were written.
+
+    Raises:
+        OSError, ValueError, TypeError, KeyError: if there are none such.
+    """
+    content = dict(json.loads(path.read_text()))
+    if content.pop("sha256") != _seal(content):
+        raise ValueError(f"{path} was changed")
+    return content
 
 
 def _timed(task: Task, cell: Cell, entries: list[Entry], patience: float) -> Cell:
@@ -345,12 +397,12 @@ def _timed(task: Task, cell: Cell, entries: list[Entry], patience: float) -> Cel
         return cell
     path, here = task.path.with_suffix(".time.json"), _hardware(task.protocol.device)
     try:
-        former = json.loads(path.read_text())
+        former = _read_sealed(path)
         known = [former[name] for name in ("digest", "hardware")]
         if known == [task.digest, here] and former["patience"] >= patience:
             return read_cell({**asdict(cell), **former["figures"]})
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # never timed, or by another program
+        pass  # never timed, damaged, or of another program
     try:
         times = time_sampling(pipeline, task.rung, patience, min(64, task.protocol.batch_size))
     except FAILURES as error:
@@ -358,7 +410,7 @@ def _timed(task: Task, cell: Cell, entries: list[Entry], patience: float) -> Cel
     cell = replace(cell, **times)
     figures = {name: asdict(cell)[name] for name in times}
     content = {"digest": task.digest, "hardware": here, "patience": patience, "figures": figures}
-    write_bytes(path, json.dumps(content, indent=1).encode())
+    _write_sealed(path, content)
     return cell
 
 
@@ -393,6 +445,8 @@ def _assembled(
             "event_shape": list(data.event_shape),
             "class_names": _class_names(data, protocol),
             "hardly_seen": _hardly_seen(data, protocol),
+            "unlike_digits": unlike_digits(data, protocol),
+            "given_shape": _given_shape(data, protocol),
             "length": len(data),
         },
         settings={
@@ -412,7 +466,7 @@ def _assembled(
 
 def _class_names(data: Data, protocol: Protocol) -> list[str]:
     """Names of the classes that samples are sorted into, if they are."""
-    if isinstance(data, Toy | StackedDigits):
+    if isinstance(data, Toy | StackedDigits) or unlike_digits(data, protocol) is not None:
         return []
     return list(protocol.features(data.images_uint8([0])).class_names)
 
@@ -423,6 +477,16 @@ def _hardly_seen(data: Data, protocol: Protocol) -> list[str]:
         return []
     network = extractor_named(protocol.extractor)
     return list(network.hardly_seen) if isinstance(network, FittedFeatures) else []
+
+
+def _given_shape(data: Data, protocol: Protocol) -> list[int]:
+    """Shape of the first real image as it was given, if it is compared in another one."""
+    if not isinstance(data, HubImages):
+        return []
+    given = HubImages(protocol.data, split=protocol.split).event_shape
+    channels, height, width = data.event_shape
+    compared = channels, height - 2 * data.pad, width - 2 * data.pad
+    return [] if given == compared else list(given)
 
 
 def _hardware(device: str) -> dict[str, Any]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from trilemma.data.sources import read_arrays
+from trilemma.errors import DataError
 from trilemma.report import ranking, svg
 from trilemma.report.formats import shortened
 from trilemma.report.record import Cell, Report
@@ -60,14 +60,13 @@ class Sheet:
 
 
 def _read(folder: Path, name: str) -> Pictures | str:
-    try:
-        with np.load(folder / name, allow_pickle=False) as archive:
-            found = {name: archive[name] for name in archive.files}
-    except FileNotFoundError:
+    if not (folder / name).exists():
         return f"No pictures: {name} is not beside the report."
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    try:
+        found = read_arrays(folder / name, ["samples"], ["neighbours"])
+    except DataError as error:
         return f"No pictures: {name} cannot be read ({shortened(str(error), 120)})."
-    samples = found.get("samples")
-    if samples is None or samples.ndim not in (2, 4) or not len(samples):
+    samples = found["samples"]
+    if samples.ndim not in (2, 4) or not len(samples):
         return f"No pictures: {name} holds no samples."
     return found

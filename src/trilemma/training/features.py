@@ -296,7 +296,7 @@ def save_features(
 
     Raises:
         ConfigError: the name is not allowed.
-        CheckpointError: the file cannot be written.
+        WriteError: the file cannot be written.
     """
     net = fit.network
     shape = {
