@@ -14,7 +14,7 @@ from tiny import write_pictures
 from trilemma.cli import main
 from trilemma.config import build_method, resolve
 from trilemma.data import Toy
-from trilemma.metrics import grid_modes
+from trilemma.metrics import grid_modes, mnist_reference
 from trilemma.pipeline import load, save_pipeline
 
 NETWORK = {
@@ -498,3 +498,23 @@ def test_temperature_scales_the_starting_noise(cld, tmp_path, capsys):
     run(capsys, *call)  # a deterministic sampler from nothing: all samples are the same
     first, second = np.load(tmp_path / "a.npz")["arr_0"]
     assert np.array_equal(first, second)
+
+
+@pytest.mark.parametrize("are_digits", [True, False])
+def test_features_of_digits_for_other_pictures_are_told(tmp_path, capsys, are_digits):
+    """Their size chooses them; what the pictures show does not."""
+    images = mnist_reference().images[:80].permute(0, 2, 3, 1).numpy()
+    np.savez(tmp_path / "drawn.npz", arr_0=images[:40])
+    np.savez(tmp_path / "real.npz", arr_0=images[40:] if are_digits else 255 - images[40:])
+    call = [
+        "evaluate",
+        str(tmp_path / "drawn.npz"),
+        "--data",
+        str(tmp_path / "real.npz"),
+        "-n",
+        "40",
+    ]
+    assert main(call) == 0
+    assert ("show no digits" in capsys.readouterr().out) != are_digits
+    assert main([*call, "--extractor", "digits"]) == 0
+    assert "show no digits" not in capsys.readouterr().out

@@ -344,7 +344,7 @@ def test_unsupported_flags_are_named(change, words):
         ({"cld_objective": "ism"}, "cld_objective='ism'"),
         ({"gamma": None}, "'gamma' is missing"),
         ({"numerical_eps": None}, "'numerical_eps' is missing"),
-        ({"beta0": "4.0"}, "beta0='4.0'"),
+        ({"beta0": "four"}, "beta0='four'"),
         ({"m_inv": 0}, "m_inv=0"),
         ({"name": "unet"}, "name='unet'"),
     ],

@@ -23,9 +23,7 @@ from trilemma.checkpoints.official_cld import OFFICIAL_CLD
 from trilemma.checkpoints.official_lsgm import OFFICIAL_LSGM
 from trilemma.config import build_method, resolve
 from trilemma.errors import CheckpointError, ConfigError, nearest
-from trilemma.methods import DDGAN
 from trilemma.pipeline import Pipeline, load, save_pipeline
-from trilemma.processes import VP
 
 __all__ = [
     "OFFICIAL_CLD",
@@ -97,14 +95,14 @@ def convert_ddgan(checkpoint: Path | str, config: str, out: Path | str) -> Pipel
     args = official_arguments(config, OFFICIAL_DDGAN)
     stored = _read_mapping(checkpoint)
     weights = _averaged(stored) if "netG_dict" in stored else dict(stored)
-    generator = official_ddgan.load_generator(weights, args)
-    process = VP(args.get("beta_min", 0.1), args.get("beta_max", 20.0))
-    method = DDGAN(generator, None, process, num_steps=args.get("num_timesteps", 4))
+    entry = resolve({"method": official_ddgan.describe_method(args)})["method"]
+    method: Any = build_method(entry)
+    official_ddgan.fill_generator(method.generator, weights, args)
     card = {
         "summary": f"generator of the authors of denoising diffusion GANs, {Path(config).stem}",
         "source": "Xiao, Kreis, Vahdat, 2022; the weights keep their authors' licence",
     }
-    save_pipeline(out, method, _describe(method, args), generator.event_shape, card=card)
+    save_pipeline(out, method, entry, method.generator.event_shape, card=card)
     return load(out)
 
 
@@ -251,22 +249,3 @@ def _averaged(content: Mapping[str, Any]) -> dict[str, Tensor]:
         if "ema" in state.get(position, {}):
             weights[name] = state[position]["ema"]
     return weights
-
-
-def _describe(method: DDGAN, args: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration entry that builds this method again."""
-    entry = {
-        "class_path": "DDGAN",
-        "init_args": {
-            "generator": {"class_path": "NCSNpp", "init_args": official_ddgan.describe(args)},
-            "process": {
-                "class_path": "VP",
-                "init_args": {
-                    "beta_min": args.get("beta_min", 0.1),
-                    "beta_max": args.get("beta_max", 20.0),
-                },
-            },
-            "num_steps": method.default_steps,
-        },
-    }
-    return resolve({"method": entry})["method"]

@@ -4,18 +4,25 @@ Official names number the layers of the U-Net in the order of execution. ``ncsnp
 network in that order and pairs every parameter with its official name, so the map is derived,
 total and invertible. Two layouts differ: channel mixes are stored [in, out] there and [out, in]
 here, and the three mixes of an attention's query, key and value are one matrix here.
+
+``Arguments`` reads what the weights were trained with. Each argument is asked for by its type, so
+text from a shell or a hand-written file means what it says ("False" is false, "8" is 8), and what
+cannot be read is refused by name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+import argparse
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from trilemma.errors import CheckpointError
+from trilemma.errors import CheckpointError, nearest
 from trilemma.networks.layers import FIR, AdaptiveGroupNorm, Attention, FourierEmbedding
 from trilemma.networks.ncsnpp import (
     Level,
@@ -29,16 +36,20 @@ from trilemma.networks.ncsnpp import (
 __all__ = [
     "Arguments",
     "Link",
+    "OfficialArguments",
     "StateDict",
     "export",
     "fill",
     "ncsnpp_links",
     "pair",
+    "pyramids",
     "without_prefix",
 ]
 
 Network = TypeVar("Network", bound=nn.Module)
+Value = TypeVar("Value")
 StateDict = Mapping[str, Tensor]
+OfficialArguments = Mapping[str, Any] | argparse.Namespace
 
 
 @dataclass(frozen=True)
@@ -121,9 +132,14 @@ def without_prefix(state_dict: StateDict) -> dict[str, Tensor]:
     """Return the tensors without the prefix ``module.`` of training on several processes.
 
     Raises:
-        CheckpointError: if an entry is no tensor, or stands there with and without the prefix.
+        CheckpointError: if they are no mapping, or an entry is no tensor or stands there with and
+            without the prefix.
     """
     official: dict[str, Tensor] = {}
+    if not isinstance(state_dict, Mapping):
+        raise CheckpointError(
+            f"a {type(state_dict).__name__} is no state dict: a mapping is needed"
+        )
     for key, value in state_dict.items():
         name = str(key).removeprefix("module.")
         if not isinstance(value, Tensor):
@@ -228,15 +244,115 @@ def _block_links(block: ResBlock) -> list[Link]:
 
 
 class Arguments:
-    """Look an official argument up, with a clear error where it is missing and has no default."""
+    """Official arguments by name, each read as the type that it has on its command line.
 
-    def __init__(self, args: Mapping[str, Any]) -> None:
-        self.args = args
+    They come from a namespace, a published list or a JSON file that a person wrote, where numbers
+    and truth values may be text, as in a shell. One that is absent or None has the default.
 
-    def __call__(self, name: str, default: Any = None) -> Any:
-        """Return the argument, or the default where it is absent or None."""
+    Args:
+        args: a mapping, or the namespace that a training checkpoint holds.
+
+    Raises:
+        CheckpointError: if they are neither; from every method, for an argument that is missing and
+            has no default, or has a value that it cannot have.
+    """
+
+    def __init__(self, args: OfficialArguments) -> None:
+        found = vars(args) if isinstance(args, argparse.Namespace) else args
+        if not isinstance(found, Mapping):
+            raise CheckpointError(
+                f"official arguments are a {type(args).__name__}: a mapping or an "
+                "argparse.Namespace is needed"
+            )
+        self.args = found
+
+    def flag(self, name: str, default: bool | None = None) -> bool:
+        """A truth value: true or false, 1 or 0, or their text in any case."""
+        return self._read(name, default, _flag, "true or false")
+
+    def whole(self, name: str, default: int | None = None, *, positive: bool = False) -> int:
+        """A whole number >= 0, such as 24, 24.0 or "24"; ``positive`` ones are >= 1."""
+        least = int(positive)
+        return self._read(name, default, partial(_whole, least), f"a whole number >= {least}")
+
+    def wholes(self, name: str, default: Sequence[int] | None = None) -> list[int]:
+        """Whole numbers >= 0: a list, one number, or text such as "1,2,2", "1 2 2" or "[1, 2]"."""
+        return self._read(name, default, _wholes, "whole numbers >= 0 such as [1, 2, 2]")
+
+    def number(self, name: str, default: float | None = None, *, positive: bool = False) -> float:
+        """A finite number, such as 20, 2e1 or "20"; ``positive`` ones are > 0."""
+        least = math.ulp(0.0) if positive else -math.inf
+        wanted = "a positive number" if positive else "a finite number"
+        return self._read(name, default, partial(_number, least), wanted)
+
+    def choice(
+        self, name: str, allowed: Collection[str], default: str | None = None, *, reason: str = ""
+    ) -> str:
+        """One of some names; ``reason`` says why another one is not among them."""
+        value = self._read(name, default, str, "a name")
+        if value not in allowed:
+            because = f"{reason}; " if reason else ""
+            raise CheckpointError(
+                f"official argument {name}={value!r} is not supported: {because}"
+                f"{nearest(value, allowed)}"
+            )
+        return value
+
+    def _read(self, name: str, default: Any, parse: Callable[[Any], Value], wanted: str) -> Value:
+        """The argument or its default, through ``parse``."""
         value = self.args.get(name)
         value = default if value is None else value
         if value is None:
             raise CheckpointError(f"the official argument {name!r} is missing from the config")
-        return value
+        try:
+            return parse(value)
+        except (LookupError, OverflowError, TypeError, ValueError) as error:
+            raise CheckpointError(f"official argument {name}={value!r} must be {wanted}") from error
+
+
+def pyramids(
+    get: Arguments, coming_in: str | None = "none", going_out: str | None = "none"
+) -> dict[str, str]:
+    """Arguments of ``NCSNpp`` about pyramids of images, which all official networks share.
+
+    Args:
+        get: official arguments.
+        coming_in: default of ``progressive_input``, None for none.
+        going_out: default of ``progressive``, None for none.
+    """
+    never = "'residual' never ran officially"
+    return {
+        "input_pyramid": get.choice(
+            "progressive_input", ("none", "residual", "input_skip"), coming_in
+        ),
+        "combine": get.choice("progressive_combine", ("sum", "cat"), "sum"),
+        "output_pyramid": get.choice(
+            "progressive", ("none", "output_skip"), going_out, reason=never
+        ),
+    }
+
+
+def _flag(value: Any) -> bool:
+    return {"true": True, "1": True, "false": False, "0": False}[str(value).strip().lower()]
+
+
+def _number(least: float, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise TypeError
+    number = float(value)
+    if not (math.isfinite(number) and number >= least):
+        raise ValueError
+    return number
+
+
+def _whole(least: int, value: Any) -> int:
+    number = _number(least, value)
+    if not number.is_integer():
+        raise ValueError
+    return int(number)
+
+
+def _wholes(value: Any) -> list[int]:
+    if isinstance(value, str):
+        value = value.strip("[]() ").replace(",", " ").split()
+    return [_whole(0, part) for part in (value if isinstance(value, list | tuple) else [value])]

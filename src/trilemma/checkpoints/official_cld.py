@@ -13,7 +13,7 @@ The networks are called as (u, t), where u joins position and velocity along the
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -26,9 +26,10 @@ from trilemma.checkpoints.links import (
     fill,
     ncsnpp_links,
     pair,
+    pyramids,
     without_prefix,
 )
-from trilemma.errors import CheckpointError, nearest
+from trilemma.errors import CheckpointError
 from trilemma.networks import NCSNpp, PointResNet, PointScore
 
 __all__ = [
@@ -55,6 +56,7 @@ _WEIGHTS = {
     "likelihood": "Likelihood",
 }
 _ACTIVATIONS = {"swish": "silu", "relu": "relu", "elu": "elu", "lrelu": "leaky_relu"}
+_BLOCKS = {"cld": 2, "vpsde": 1}
 _OBJECTIVES = {"hsm": "hybrid", "dsm": "denoising"}
 
 _COMMON: dict[str, Any] = {
@@ -118,7 +120,7 @@ def build_network(config: Mapping[str, Any]) -> Network:
         CheckpointError: if a flag is missing or describes a network that is not supported.
     """
     arguments = describe(config)
-    return _NETWORKS[config["name"]](**arguments)
+    return _NETWORKS[_name(Arguments(config))](**arguments)
 
 
 def describe(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -129,19 +131,22 @@ def describe(config: Mapping[str, Any]) -> dict[str, Any]:
     entries ``width`` and ``num_layers`` override the published ones.
 
     Raises:
-        CheckpointError: if a flag is missing or describes a network that is not supported.
+        CheckpointError: if a flag is missing, cannot have its value or describes a network that is
+            not supported.
     """
     get = Arguments(config)
-    name = _one_of(get, "name", _NETWORKS)
-    blocks = {"cld": 2, "vpsde": 1}[_one_of(get, "sde", ("cld", "vpsde"))]
+    name, blocks = _name(get), _BLOCKS[get.choice("sde", _BLOCKS)]
     if name == "ncsnpp":
         return _describe_ncsnpp(get, blocks)
-    dim = get("data_dim", 2)
-    sizes = {"inputs": blocks * dim, "outputs": dim}
-    if name == "resnet":
-        return {**sizes, "width": get("width", 64), "num_layers": get("num_layers", 20)}
-    sizes |= {"width": get("width", 128), "num_layers": get("num_layers", 5)}
-    return {**sizes, "log_time": False}
+    dim = get.whole("data_dim", 2)
+    width, num_layers = (64, 20) if name == "resnet" else (128, 5)
+    sizes = {
+        "inputs": blocks * dim,
+        "outputs": dim,
+        "width": get.whole("width", width),
+        "num_layers": get.whole("num_layers", num_layers),
+    }
+    return sizes if name == "resnet" else {**sizes, "log_time": False}
 
 
 def describe_method(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -151,32 +156,33 @@ def describe_method(config: Mapping[str, Any]) -> dict[str, Any]:
     the network's output alpha makes that output our noise.
 
     Raises:
-        CheckpointError: if a flag is missing or describes what is not supported.
+        CheckpointError: if a flag is missing, cannot have its value or describes what is not
+            supported.
     """
     get, arguments = Arguments(config), describe(config)
-    network = {"class_path": _NETWORKS[get("name")].__name__, "init_args": arguments}
-    weight = _WEIGHTS[_one_of(get, "weighting", _WEIGHTS, default="reweightedv2")]
-    _one_of(get, "beta_type", ("linear",), default="linear")
-    if get("name") == "ncsnpp" and not get("center_image", True):
-        raise CheckpointError("official flag center_image=False: images in [-1, 1] are needed here")
-    beta0, beta1 = _number(get, "beta0"), _number(get, "beta1")
+    name = _name(get)
+    weight = _WEIGHTS[get.choice("weighting", _WEIGHTS, "reweightedv2")]
+    get.choice("beta_type", ("linear",), "linear")
+    if name == "ncsnpp" and not get.flag("center_image", True):
+        raise CheckpointError("center_image=False is not supported: images in [-1, 1] are needed")
+    beta0, beta1 = get.number("beta0"), get.number("beta1")
     rates = {"beta_min": beta0, "beta_max": beta0 + beta1}
     common = {
-        "network": network,
-        "mixed_score": get("mixed_score", False),
+        "network": {"class_path": _NETWORKS[name].__name__, "init_args": arguments},
+        "mixed_score": get.flag("mixed_score", False),
         "weight": {"class_path": weight},
-        "t_min": _number(get, "loss_eps"),
+        "t_min": get.number("loss_eps"),
     }
-    if get("sde") == "vpsde":
+    if get.choice("sde", _BLOCKS) == "vpsde":
         process = {"class_path": "VP", "init_args": rates}
         return {"class_path": "DDPM", "init_args": {**common, "process": process}}
     langevin = {
         **rates,
-        "mass": 1 / _number(get, "m_inv"),
-        "init_velocity_scale": _number(get, "gamma"),
-        "jitter": _number(get, "numerical_eps"),
+        "mass": 1 / get.number("m_inv", positive=True),
+        "init_velocity_scale": get.number("gamma"),
+        "jitter": get.number("numerical_eps"),
     }
-    objective = _OBJECTIVES[_one_of(get, "cld_objective", _OBJECTIVES, default="hsm")]
+    objective = _OBJECTIVES[get.choice("cld_objective", _OBJECTIVES, "hsm")]
     process = {"class_path": "CLD", "init_args": langevin}
     return {
         "class_path": "CLDSGM",
@@ -200,14 +206,15 @@ def load_network(state_dict: StateDict, config: Mapping[str, Any]) -> Network:
 
 def completed(config: Mapping[str, Any], state_dict: StateDict) -> dict[str, Any]:
     """Return the flags, with the sizes of a point network, which are no flags, from its tensors."""
+    flags = Arguments(config).args
     first, ends = {"mlp": ("main.0.weight", 0), "resnet": ("layers.0.weight", 2)}.get(
-        config.get("name", ""), ("", 0)
+        str(flags.get("name")), ("", 0)
     )
     official = without_prefix(state_dict)
     if first not in official:
-        return dict(config)
+        return dict(flags)
     num_layers = sum(name.endswith(".weight") for name in official) - ends
-    return {"width": len(official[first]), "num_layers": num_layers, **config}
+    return {"width": len(official[first]), "num_layers": num_layers, **flags}
 
 
 def export_state(network: Network) -> dict[str, Tensor]:
@@ -261,70 +268,29 @@ def ema_state(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     return averaged
 
 
+def _name(get: Arguments) -> str:
+    return get.choice("name", _NETWORKS)
+
+
 def _describe_ncsnpp(get: Arguments, blocks: int) -> dict[str, Any]:
     """Arguments of ``NCSNpp``; flags that the official network never reads are not looked at."""
-    activation = _ACTIVATIONS[_one_of(get, "nonlinearity", _ACTIVATIONS, default="swish")]
-    _one_of(get, "resblock_type", ("biggan",), "'ddpm' never ran officially")
-    output_pyramid = _one_of(
-        get, "progressive", ("none", "output_skip"), "'residual' never ran officially"
-    )
-    input_pyramid = _one_of(get, "progressive_input", ("none", "residual", "input_skip"))
-    embedding = _one_of(get, "embedding_type", ("positional", "fourier"))
-    channels, has_filter = get("image_channels", 3), get("use_fir", False)
+    activation = _ACTIVATIONS[get.choice("nonlinearity", _ACTIVATIONS, "swish")]
+    get.choice("resblock_type", ("biggan",), reason="'ddpm' never ran officially")
+    channels, has_filter = get.whole("image_channels", 3), get.flag("use_fir", False)
     return {
-        "image_size": get("image_size"),
+        "image_size": get.whole("image_size"),
         "in_channels": blocks * channels,
         "out_channels": channels,
-        "channels": get("n_channels"),
-        "channel_mult": _integers(get, "ch_mult"),
-        "num_res_blocks": get("n_resblocks"),
-        "attention_resolutions": _integers(get, "attn_resolutions"),
-        "dropout": get("dropout", 0.0),
+        "channels": get.whole("n_channels"),
+        "channel_mult": get.wholes("ch_mult"),
+        "num_res_blocks": get.whole("n_resblocks"),
+        "attention_resolutions": get.wholes("attn_resolutions"),
+        "dropout": get.number("dropout", 0.0),
         "resample": "fir" if has_filter else "mean",
-        "fir_kernel": _integers(get, "fir_kernel") if has_filter else [1, 3, 3, 1],
-        "skip_rescale": get("skip_rescale", False),
-        "input_pyramid": input_pyramid,
-        "combine": get("progressive_combine", "sum"),
-        "output_pyramid": output_pyramid,
-        "time_embedding": embedding,
-        "fourier_scale": float(get("fourier_scale", 16)),
+        "fir_kernel": get.wholes("fir_kernel") if has_filter else [1, 3, 3, 1],
+        "skip_rescale": get.flag("skip_rescale", False),
+        **pyramids(get, None, None),
+        "time_embedding": get.choice("embedding_type", ("positional", "fourier")),
+        "fourier_scale": get.number("fourier_scale", 16),
         **({} if activation == "silu" else {"activation": activation}),
     }
-
-
-def _one_of(
-    get: Arguments,
-    flag: str,
-    allowed: Iterable[str],
-    reason: str = "",
-    *,
-    default: str | None = None,
-) -> str:
-    """The value of a flag, which must be supported."""
-    value = str(get(flag, default))
-    if value not in allowed:
-        because = f"{reason}; " if reason else ""
-        raise CheckpointError(
-            f"official flag {flag}={value!r} is not supported: {because}{nearest(value, allowed)}"
-        )
-    return value
-
-
-def _number(get: Arguments, flag: str) -> float:
-    """A number; that of m_inv, which divides, must not be zero."""
-    value = get(flag)
-    if not isinstance(value, int | float) or (flag == "m_inv" and value == 0):
-        raise CheckpointError(f"official flag {flag}={value!r} is not a number that fits")
-    return float(value)
-
-
-def _integers(get: Arguments, flag: str) -> list[int]:
-    """A list flag; officially text such as "1,2,2,2"."""
-    value = get(flag)
-    parts = value.split(",") if isinstance(value, str) else value
-    try:
-        return [int(part) for part in ([parts] if isinstance(parts, int) else parts)]
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"official flag {flag}={value!r} is not a list of integers"
-        ) from error

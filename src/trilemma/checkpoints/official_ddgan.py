@@ -5,13 +5,12 @@ names and layouts correspond.
 
 ``args`` are the training arguments of the official command line, as a mapping or as the
 ``argparse.Namespace`` that a training checkpoint holds. An argument that is absent or None has the
-default of that command line; ``ch_mult``, the widths of the levels, has none.
+default of that command line; ``ch_mult``, the widths of the levels, has none. Values may be text:
+``attn_resolutions`` has no type there, so that a given one always is.
 """
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -19,11 +18,14 @@ from torch import Tensor
 from trilemma.checkpoints.links import (
     Arguments,
     Link,
+    OfficialArguments,
     StateDict,
     export,
     fill,
     ncsnpp_links,
     pair,
+    pyramids,
+    without_prefix,
 )
 from trilemma.errors import CheckpointError
 from trilemma.networks.discriminator import Discriminator
@@ -35,15 +37,16 @@ __all__ = [
     "build_discriminator",
     "build_generator",
     "describe",
+    "describe_method",
     "discriminator_links",
     "export_state",
+    "fill_generator",
     "generator_links",
     "load_discriminator",
     "load_generator",
 ]
 
-OfficialArguments = Mapping[str, Any] | argparse.Namespace
-
+_BLOCKS = ("biggan", "biggan_oneadagn", "ddpm")
 _UNUSED_FREQUENCIES = "all_modules.0.W"
 """Fourier frequencies, which stand in the list even where no time embedding uses them."""
 
@@ -64,40 +67,51 @@ def describe(args: OfficialArguments) -> dict[str, Any]:
     still decides how the official layers are numbered.
 
     Raises:
-        CheckpointError: if an argument is missing, unknown or describes a network that never ran.
+        CheckpointError: if an argument is missing, cannot have its value or describes a network
+            that never ran.
     """
     get = _checked(args)
-    embedding = get("embedding_type", "positional")
-    if embedding not in ("positional", "fourier"):
-        raise CheckpointError(
-            f"embedding_type={embedding!r} is no official time embedding: positional or fourier"
-        )
-    if get("progressive", "none") == "residual":
-        raise CheckpointError("progressive='residual' never ran officially; no weights exist")
-    if get("resblock_type", "biggan") == "ddpm" and get("resamp_with_conv", True):
+    embedding, block = _embedding(get), get.choice("resblock_type", _BLOCKS, "biggan")
+    if block == "ddpm" and get.flag("resamp_with_conv", True):
         raise CheckpointError("resblock_type='ddpm' needs resamp_with_conv=False, as officially")
     return {
-        "image_size": get("image_size", 32),
-        "in_channels": get("num_channels", 3),
-        "channels": get("num_channels_dae", 128),
-        "channel_mult": list(get("ch_mult")),
-        "num_res_blocks": get("num_res_blocks", 2),
-        "attention_resolutions": list(get("attn_resolutions", (16,))),
-        "dropout": get("dropout", 0.0),
-        "block": get("resblock_type", "biggan"),
-        "resample": "fir" if get("fir", True) else "mean",
-        "fir_kernel": list(get("fir_kernel", (1, 3, 3, 1))),
-        "skip_rescale": get("skip_rescale", True),
-        "input_pyramid": get("progressive_input", "residual"),
-        "combine": get("progressive_combine", "sum"),
-        "output_pyramid": get("progressive", "none"),
-        "time_embedding": embedding if get("conditional", True) else "none",
-        "fourier_scale": get("fourier_scale", 16.0),
-        "code_dim": get("nz", 100),
-        "style_dim": get("z_emb_dim", 256),
-        "num_mapping_layers": get("n_mlp", 3) + 1,
-        "rescale_input": not get("centered", True),
-        "tanh": not get("not_use_tanh", False),
+        "image_size": get.whole("image_size", 32),
+        "in_channels": get.whole("num_channels", 3),
+        "channels": get.whole("num_channels_dae", 128),
+        "channel_mult": get.wholes("ch_mult"),
+        "num_res_blocks": get.whole("num_res_blocks", 2),
+        "attention_resolutions": get.wholes("attn_resolutions", (16,)),
+        "dropout": get.number("dropout", 0.0),
+        "block": block,
+        "resample": "fir" if get.flag("fir", True) else "mean",
+        "fir_kernel": get.wholes("fir_kernel", (1, 3, 3, 1)),
+        "skip_rescale": get.flag("skip_rescale", True),
+        **pyramids(get, coming_in="residual"),
+        "time_embedding": embedding if get.flag("conditional", True) else "none",
+        "fourier_scale": get.number("fourier_scale", 16.0),
+        "code_dim": get.whole("nz", 100),
+        "style_dim": get.whole("z_emb_dim", 256),
+        "num_mapping_layers": get.whole("n_mlp", 3) + 1,
+        "rescale_input": not get.flag("centered", True),
+        "tanh": not get.flag("not_use_tanh", False),
+    }
+
+
+def describe_method(args: OfficialArguments) -> dict[str, Any]:
+    """Return the configuration entry of the ``DDGAN`` that the official arguments stand for.
+
+    Raises:
+        CheckpointError: as ``describe`` does.
+    """
+    get = _checked(args)
+    rates = {"beta_min": get.number("beta_min", 0.1), "beta_max": get.number("beta_max", 20.0)}
+    return {
+        "class_path": "DDGAN",
+        "init_args": {
+            "generator": {"class_path": "NCSNpp", "init_args": describe(args)},
+            "process": {"class_path": "VP", "init_args": rates},
+            "num_steps": get.whole("num_timesteps", 4),
+        },
     }
 
 
@@ -109,13 +123,16 @@ def build_discriminator(args: OfficialArguments) -> Discriminator:
     unless ``cls`` names it.
 
     Raises:
-        CheckpointError: for the geometric schedule.
+        CheckpointError: if an argument cannot have its value, or for the geometric schedule.
     """
     get = _checked(args)
-    channels = get("nc", 2 * get("num_channels", 3)) // 2
-    name = get("cls", "small" if get("image_size", 32) <= 32 else "large")
-    build = Discriminator.large if "large" in str(name) else Discriminator.small
-    return build(channels, get("ngf", 64), get("t_emb_dim", 256))
+    pair_channels = get.whole("nc", 2 * get.whole("num_channels", 3))
+    if pair_channels % 2:
+        raise CheckpointError(f"official argument nc={pair_channels} must be even: two images")
+    size = "small" if get.whole("image_size", 32) <= 32 else "large"
+    is_large = get.choice("cls", ("small", "large"), size) == "large"
+    build = Discriminator.large if is_large else Discriminator.small
+    return build(pair_channels // 2, get.whole("ngf", 64), get.whole("t_emb_dim", 256))
 
 
 def load_generator(state_dict: StateDict, args: OfficialArguments) -> NCSNpp:
@@ -129,9 +146,17 @@ def load_generator(state_dict: StateDict, args: OfficialArguments) -> NCSNpp:
         CheckpointError: if a tensor is missing, left over or of another shape, or the arguments
             describe no network that ran.
     """
-    network = build_generator(args)
+    return fill_generator(build_generator(args), state_dict, args)
+
+
+def fill_generator(network: NCSNpp, state_dict: StateDict, args: OfficialArguments) -> NCSNpp:
+    """Fill a generator with the official tensors, and put it in eval mode.
+
+    Raises:
+        CheckpointError: as ``load_generator`` does.
+    """
     unused, first = _dead(network, state_dict), 0
-    if network.time is None and _checked(args)("embedding_type", "positional") == "fourier":
+    if network.time is None and _embedding(_checked(args)) == "fourier":
         unused, first = unused | {_UNUSED_FREQUENCIES}, 1
     return fill(network, generator_links(network, first), state_dict, unused=unused)
 
@@ -149,7 +174,7 @@ def load_discriminator(state_dict: StateDict, args: OfficialArguments) -> Discri
         CheckpointError: if a tensor is missing, left over or of another shape, or for the geometric
             schedule.
     """
-    is_large = any(name.removeprefix("module.").startswith("conv5.") for name in state_dict)
+    is_large = any(name.startswith("conv5.") for name in without_prefix(state_dict))
     network = build_discriminator({**_checked(args).args, "cls": "large" if is_large else "small"})
     return fill(network, discriminator_links(network), state_dict)
 
@@ -198,8 +223,8 @@ def _checked(args: OfficialArguments) -> Arguments:
     Raises:
         CheckpointError: for the geometric schedule.
     """
-    get = Arguments(vars(args) if isinstance(args, argparse.Namespace) else args)
-    if get("use_geometric", False):
+    get = Arguments(args)
+    if get.flag("use_geometric", False):
         raise CheckpointError(
             "use_geometric=True is not supported: no published model uses it; only "
             "use_geometric=False, the schedule of beta_min and beta_max, can be read"
@@ -211,4 +236,9 @@ def _dead(network: NCSNpp, state_dict: StateDict) -> set[str]:
     """Official tensors that exist and are never used: time layers of an unconditional network."""
     if network.time is not None:
         return set()
-    return {name.removeprefix("module.") for name in state_dict if ".Dense_0." in name}
+    return {name for name in without_prefix(state_dict) if ".Dense_0." in name}
+
+
+def _embedding(get: Arguments) -> str:
+    """The time embedding, which numbers the layers even where it is not used."""
+    return get.choice("embedding_type", ("positional", "fourier"), "positional")

@@ -31,6 +31,7 @@ from trilemma.checkpoints.links import (
     export,
     fill,
     ncsnpp_links,
+    pyramids,
     without_prefix,
 )
 from trilemma.checkpoints.nvae_links import nvae_aliases, nvae_links
@@ -386,32 +387,34 @@ def ema_state(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
 def describe_autoencoder(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of ``NVAE`` that the official flags stand for."""
     get = Arguments(config)
-    dataset = _one_of(get, "dataset", _SIDES)
-    law = _one_of(get, "decoder_dist", _LIKELIHOODS)
+    dataset = get.choice("dataset", _SIDES)
+    law = get.choice("decoder_dist", _LIKELIHOODS)
     is_binary = law == "bin"
-    if get("num_preprocess_blocks") != get("num_postprocess_blocks"):
+    pyramid = get.choice("progressive_input_vae", ("none", "input_skip"), "none")
+    num_blocks = get.whole("num_preprocess_blocks")
+    if num_blocks != get.whole("num_postprocess_blocks"):
         raise CheckpointError("num_preprocess_blocks and num_postprocess_blocks must agree")
     return {
         "image_size": _SIDES[dataset],
         "image_channels": 1 if dataset in ("mnist", "omniglot") else 3,
-        "encoder_channels": get("num_channels_enc"),
-        "decoder_channels": get("num_channels_dec"),
-        "channel_mult": list(get("channel_mult", [1, 2])),
-        "num_scales": get("num_latent_scales"),
-        "num_groups": get("num_groups_per_scale"),
-        "latent_channels": get("num_latent_per_group"),
-        "num_pre_blocks": get("num_preprocess_blocks"),
-        "num_pre_cells": get("num_preprocess_cells"),
-        "num_post_cells": get("num_postprocess_cells"),
-        "encoder_cells": get("num_cell_per_cond_enc"),
-        "decoder_cells": get("num_cell_per_cond_dec"),
-        "cell": _CELLS[_one_of(get, "arch_instance", _CELLS)],
-        "squeeze_excite": bool(get("use_se", False)),
-        "num_flows": get("num_nf", 0),
-        "input_skip": get("progressive_input_vae", "none") == "input_skip",
-        "log_std_bound": float(get("log_sig_q_scale", 5.0)),
+        "encoder_channels": get.whole("num_channels_enc"),
+        "decoder_channels": get.whole("num_channels_dec"),
+        "channel_mult": get.wholes("channel_mult", (1, 2)),
+        "num_scales": get.whole("num_latent_scales", positive=True),
+        "num_groups": get.whole("num_groups_per_scale"),
+        "latent_channels": get.whole("num_latent_per_group"),
+        "num_pre_blocks": num_blocks,
+        "num_pre_cells": get.whole("num_preprocess_cells"),
+        "num_post_cells": get.whole("num_postprocess_cells"),
+        "encoder_cells": get.whole("num_cell_per_cond_enc"),
+        "decoder_cells": get.whole("num_cell_per_cond_dec"),
+        "cell": _CELLS[get.choice("arch_instance", _CELLS)],
+        "squeeze_excite": get.flag("use_se", False),
+        "num_flows": get.whole("num_nf", 0),
+        "input_skip": pyramid == "input_skip",
+        "log_std_bound": get.number("log_sig_q_scale", 5.0),
         "likelihood": _LIKELIHOODS[law],
-        "bits": get("num_x_bits", 8),
+        "bits": get.whole("num_x_bits", 8),
         "binarise": is_binary,
         "crop": 2 if is_binary else 0,
     }
@@ -425,44 +428,46 @@ def describe_prior(config: Mapping[str, Any], channels: int) -> dict[str, Any]:
         channels: of the latents.
     """
     get = Arguments(config)
-    dataset, depth = _one_of(get, "dataset", _SIDES), get("num_scales_dae")
+    dataset, depth = get.choice("dataset", _SIDES), get.whole("num_scales_dae")
     widths = _WIDTHS.get(dataset, {depth: (1,) * depth})
     if depth not in widths:
         raise CheckpointError(f"num_scales_dae={depth} with {dataset}: choose among {list(widths)}")
-    halvings = get("num_preprocess_blocks") + get("num_latent_scales") - 1
-    is_fourier = _one_of(get, "embedding_type", ("positional", "fourier"), "positional")
-    scale = float(get("embedding_scale", 1000.0))
+    halvings = (
+        get.whole("num_preprocess_blocks") + get.whole("num_latent_scales", positive=True) - 1
+    )
+    embedding = get.choice("embedding_type", ("positional", "fourier"), "positional")
+    scale = get.number("embedding_scale", 1000.0)
     return {
-        "image_size": get("input_size", _SIDES[dataset] // 2**halvings),
+        "image_size": get.whole("input_size", _SIDES[dataset] >> halvings),
         "in_channels": channels,
-        "channels": get("num_channels_dae"),
+        "channels": get.whole("num_channels_dae"),
         "channel_mult": list(widths[depth]),
-        "num_res_blocks": get("num_cell_per_scale_dae"),
+        "num_res_blocks": get.whole("num_cell_per_scale_dae"),
         "attention_resolutions": [16],
-        "dropout": float(get("dropout", 0.0)),
-        "resample": "fir" if get("fir", False) else "mean",
-        "input_pyramid": get("progressive_input", "none"),
-        "combine": get("progressive_combine", "sum"),
-        "output_pyramid": get("progressive", "none"),
-        "time_embedding": "positional" if is_fourier == "positional" else "fourier_linear",
-        "time_scale": scale if is_fourier == "positional" else 1.0,
-        "fourier_scale": scale if is_fourier == "fourier" else 16.0,
-        "embed_dim": get("embedding_dim", 128),
+        "dropout": get.number("dropout", 0.0),
+        "resample": "fir" if get.flag("fir", False) else "mean",
+        **pyramids(get),
+        "time_embedding": "positional" if embedding == "positional" else "fourier_linear",
+        "time_scale": scale if embedding == "positional" else 1.0,
+        "fourier_scale": scale if embedding == "fourier" else 16.0,
+        "embed_dim": get.whole("embedding_dim", 128),
     }
 
 
 def describe_process(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the configuration entry of the process that the official flags stand for."""
     get = Arguments(config)
-    kind = _one_of(
-        get, "sde_type", ("vpsde", "geometric_sde", "sub_vpsde", "vesde"), "geometric_sde"
-    )
-    start = float(get("sigma2_0", 0.0))
+    kind = get.choice("sde_type", ("vpsde", "geometric_sde", "sub_vpsde", "vesde"), "geometric_sde")
+    start = get.number("sigma2_0", 0.0)
     if kind in ("vpsde", "sub_vpsde"):
-        rates = {"beta_min": get("beta_start", 0.1), "beta_max": get("beta_end", 20.0)}
+        rates = {
+            "beta_min": get.number("beta_start", 0.1),
+            "beta_max": get.number("beta_end", 20.0),
+        }
         name = "SubVP" if kind == "sub_vpsde" else "VP"
         return {"class_path": name, "init_args": {**rates, "init_var": start}}
-    low, high = float(get("sigma2_min", 1e-4)), float(get("sigma2_max", 0.99))
+    low = get.number("sigma2_min", 1e-4, positive=True)
+    high = get.number("sigma2_max", 0.99, positive=True)
     if kind == "geometric_sde":
         variances = {"var_min": low, "var_max": high, "init_var": start}
         return {"class_path": "GeometricVP", "init_args": variances}
@@ -494,14 +499,13 @@ def describe_method(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     get, autoencoder = Arguments(config), describe_autoencoder(config)
     channels = autoencoder["num_groups"] * autoencoder["latent_channels"]
-    mode = str(get("iw_sample_p", "ll_uniform"))
-    kind, is_importance = _mode(mode)
+    kind, is_importance = _mode(get.choice("iw_sample_p", _MODES, "ll_uniform"))
     weight, process = type(kind).__name__, describe_process(config)
     if isinstance(kind, Rescaled) and process["class_path"] == "VE":
         raise CheckpointError(
             "iw_sample_p='rescale_iw' has negative weights under vesde: choose another mode"
         )
-    data_var = 1.0 - float(get("sigma2_0", 0.0))
+    data_var = 1.0 - get.number("sigma2_0", 0.0)
     proposal: dict[str, Any] = {"class_path": "UniformTimes"}
     if is_importance:
         arguments = {"weight": {"class_path": weight}, "data_var": data_var}
@@ -509,7 +513,7 @@ def describe_method(config: Mapping[str, Any]) -> dict[str, Any]:
     blend = {
         "network": {"class_path": "NCSNpp", "init_args": describe_prior(config, channels)},
         "channels": channels,
-        "logit": float(get("mixing_logit_init", -3.0)),
+        "logit": get.number("mixing_logit_init", -3.0),
     }
     prior = {
         "process": process,
@@ -518,14 +522,14 @@ def describe_method(config: Mapping[str, Any]) -> dict[str, Any]:
         "data_var": data_var,
         "weight": {"class_path": weight},
         "proposal": proposal,
-        "t_min": max(float(get("time_eps", 0.01)), _EARLIEST),
+        "t_min": get.number("time_eps", 0.01) or _EARLIEST,
     }
     return {
         "class_path": "LSGM",
         "init_args": {
             "autoencoder": {"class_path": "NVAE", "init_args": autoencoder},
             "prior": {"class_path": "DDPM", "init_args": prior},
-            "sampling_t_min": float(get("ode_eps", 1e-5)),
+            "sampling_t_min": get.number("ode_eps", 1e-5),
         },
     }
 
@@ -556,7 +560,7 @@ def time_weights(
     """
     get, process = Arguments(config), build_process(config)
     weight, is_importance = _mode(mode)
-    t_min, start = float(get("time_eps", 0.01)), float(get("sigma2_0", 0.0))
+    t_min, start = get.number("time_eps", 0.01), get.number("sigma2_0", 0.0)
     proposal: Proposal = UniformTimes()
     drawn_from = process
     if is_importance:
@@ -582,13 +586,3 @@ def _mode(mode: str) -> tuple[Weight, bool]:
         raise CheckpointError(f"iw_sample_p={mode!r} is not supported; {nearest(mode, _MODES)}")
     weight, is_importance = _MODES[mode]
     return weight(), is_importance
-
-
-def _one_of(get: Arguments, flag: str, allowed: Any, default: str | None = None) -> str:
-    """The value of a flag, which must be supported."""
-    value = str(get(flag, default))
-    if value not in allowed:
-        raise CheckpointError(
-            f"official flag {flag}={value!r} is not supported; {nearest(value, allowed)}"
-        )
-    return value

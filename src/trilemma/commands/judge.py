@@ -84,6 +84,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     from trilemma.evaluation import evaluate_samples, read_npz, reference_data
     from trilemma.metrics import to_json
     from trilemma.pipeline import Pipeline
+    from trilemma.report.measure import Protocol, unlike_digits
 
     check_counts(options, "num", "batch_size")
     walk = walk_of(options)
@@ -104,6 +105,13 @@ def _evaluate(options: argparse.Namespace) -> int:
             progress=progress,
         )
     console.print(_record_table(records))
+    protocol = Protocol(options.data, split, options.num, extractor=options.extractor)
+    if unlike_digits(data, protocol) is not None:
+        console.print(
+            "The features are those of digits, taken for the size of the pictures, and these real "
+            "pictures show no digits: take --extractor efflite0, or fit features to them",
+            soft_wrap=True,
+        )
     if options.json:
         write_bytes(Path(options.json), to_json(records).encode())
         console.print(f"written: {options.json}")

@@ -48,6 +48,8 @@ TOLERANCE = 1e-12
 
 EARLIEST = 1e-12
 """Earliest time that a noise level is taken for."""
+ROUNDING = 1e-6
+"""Times out of [0, 1] by no more stand for its ends: rounding, that of float32 at worst."""
 
 
 class Transition(NamedTuple):
@@ -103,8 +105,26 @@ def cholesky(cov: Blocks) -> Blocks:
 
 
 def as_times(t: Times | float) -> Times:
-    """Return times as a float64 tensor; numbers become 0-dimensional."""
-    return torch.as_tensor(t, dtype=torch.float64)
+    """Return times as a float64 tensor; numbers become 0-dimensional.
+
+    Every coefficient of a process takes its times through here, once inside [0, 1] as they are.
+
+    Args:
+        t: times in [0, 1], any shape; beyond an end by ``ROUNDING`` at most they become the end.
+
+    Raises:
+        ConfigError: for a time outside [0, 1], or one that is no number.
+    """
+    times = torch.as_tensor(t, dtype=torch.float64)
+    inside = times.clamp(0.0, 1.0)
+    if torch.equal(inside, times):
+        return times
+    near = (times - inside).abs() <= ROUNDING
+    if not bool(near.all()):
+        raise ConfigError(
+            f"t={float(times[~near][0])} is no point in time: processes run in [0, 1]"
+        )
+    return inside
 
 
 def act(matrix: Tensor, u: SomeBlocks) -> SomeBlocks:
@@ -148,11 +168,11 @@ class LinearSDE(ABC):
 
     @abstractmethod
     def drift_matrix(self, t: Times) -> Blocks:
-        """F(t), float64 of shape (..., k, k) for times of shape (...)."""
+        """F(t), float64 of shape (..., k, k) for times of shape (...) in [0, 1]."""
 
     @abstractmethod
     def diffusion_matrix(self, t: Times) -> Blocks:
-        """G(t), float64 of shape (..., k, k) for times of shape (...)."""
+        """G(t), float64 of shape (..., k, k) for times of shape (...) in [0, 1]."""
 
     def transition(self, s: Times | float, t: Times | float) -> Transition:
         """Return the kernel u_t | u_s by integrating the moment equations.
@@ -162,11 +182,11 @@ class LinearSDE(ABC):
         times that share their earlier one are integrated in a row, from each to the next.
 
         Args:
-            s: earlier times, any shape.
-            t: later times, broadcastable with s, t >= s.
+            s: earlier times in [0, 1], any shape.
+            t: later times in [0, 1], broadcastable with s, t >= s.
 
         Raises:
-            ConfigError: if some t < s.
+            ConfigError: if some t < s, or a time lies outside [0, 1].
         """
         s, t = self._ordered(s, t)
         places = torch.linspace(0, 1, NUM_PANELS + 1, dtype=t.dtype, device=t.device)
@@ -279,7 +299,7 @@ class LinearSDE(ABC):
 
     def time_of_log_snr(self, log_snr: Times | float) -> Times:
         """Invert ``log_snr``, which falls with t, for times in [EARLIEST, 1], by bisection."""
-        target = as_times(log_snr)
+        target = torch.as_tensor(log_snr, dtype=torch.float64)
         low, high = torch.full_like(target, EARLIEST).log(), torch.zeros_like(target)
         for _ in range(80):  # in log t, since small times matter
             middle = (low + high) / 2
@@ -303,16 +323,17 @@ class LinearSDE(ABC):
         nothing cancels. At s = origin, without an initial covariance, it is exactly the point u_o.
 
         Args:
-            t: later times, any shape.
+            t: later times in [0, 1], any shape.
             s: earlier times, broadcastable with t.
             origin: time of the clean datum u_o; 0 by default.
 
         Raises:
-            ConfigError: unless origin <= s < t.
+            ConfigError: unless 0 <= origin <= s < t <= 1.
         """
         s, t = self._ordered(s, t)
         if bool(torch.any(s == t)):
-            raise ConfigError(f"a posterior goes back in time: s < t is needed, got s={s}, t={t}")
+            same = float(s[s == t][0])
+            raise ConfigError(f"a posterior goes back in time: s < t is needed, got s=t={same}")
         early = self._spread(self.transition(as_times(origin), s))
         late = self.transition(s, t)
         psi, noise = late.mean_matrix, late.cov
@@ -336,8 +357,12 @@ class LinearSDE(ABC):
     @staticmethod
     def _ordered(s: Times | float, t: Times | float) -> tuple[Tensor, Tensor]:
         early, late = torch.broadcast_tensors(as_times(s), as_times(t))
-        if not bool(torch.all(early <= late)):
-            raise ConfigError(f"a transition goes forward in time: s <= t, got s={s}, t={t}")
+        back = early > late
+        if bool(back.any()):
+            first, second = float(early[back][0]), float(late[back][0])
+            raise ConfigError(
+                f"a transition goes forward in time: s <= t, got s={first}, t={second}"
+            )
         return early, late
 
 
@@ -421,6 +446,7 @@ def _linear_step(matrix: Tensor, source: Tensor, h: Tensor, y: Tensor) -> Tensor
 
 
 def check_range(name: str, value: float, low: float, high: float = math.inf) -> None:
-    """Raise ConfigError unless low <= value <= high."""
-    if not low <= value <= high:
-        raise ConfigError(f"{name}={value} is outside its range [{low}, {high}]")
+    """Raise ConfigError unless low <= value <= high and value is finite."""
+    if not (low <= value <= high and math.isfinite(value)):
+        end = f"{high}]" if math.isfinite(high) else "inf)"
+        raise ConfigError(f"{name}={value} is outside its range [{low}, {end}")

@@ -64,7 +64,7 @@ class CLD(LinearSDE):
             model that is trained and exists for weights that were trained with it.
 
     Raises:
-        ConfigError: for values outside their range.
+        ConfigError: for values outside their range, or not finite.
     """
 
     num_blocks: ClassVar[int] = 2
@@ -81,15 +81,17 @@ class CLD(LinearSDE):
         jitter: float = 0.0,
     ) -> None:
         beta_max = beta_min if beta_max is None else beta_max
-        if not (min(beta_min, beta_max) >= 0 and 0 < max(beta_min, beta_max) < math.inf):
-            raise ConfigError(
-                f"beta_min={beta_min}, beta_max={beta_max}: positive, finite ones needed"
-            )
-        if not mass > 0:
-            raise ConfigError(f"mass={mass} must be positive")
+        check_range("beta_min", beta_min, 0.0)
+        check_range("beta_max", beta_max, 0.0)
+        if beta_min == beta_max == 0:
+            raise ConfigError(f"beta_min={beta_min}, beta_max={beta_max}: one must be positive")
+        if not 0 < mass < math.inf:
+            raise ConfigError(f"mass={mass} must be positive and finite")
         friction = 2 * math.sqrt(mass) if friction is None else friction
-        if not friction > 0:
-            raise ConfigError(f"friction={friction} must be positive; null is critical damping")
+        if not 0 < friction < math.inf:
+            raise ConfigError(
+                f"friction={friction} must be positive and finite; null is critical damping"
+            )
         check_range("init_velocity_scale", init_velocity_scale, 0.0)
         check_range("init_position_var", init_position_var, 0.0)
         check_range("jitter", jitter, 0.0)

@@ -11,6 +11,7 @@ r"""Time grids: decreasing float64 times, ``num_steps + 1`` points from the prio
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -75,7 +76,12 @@ def rho_grid(
 
     sigma is the noise-to-signal ratio of the first block, the noise level itself where the signal
     keeps its size.
+
+    Raises:
+        ConfigError: unless num_steps >= 1, 0 <= t_min < t_max <= 1 and rho is positive and finite.
     """
+    if not 0 < rho < math.inf:
+        raise ConfigError(f"rho={rho} must be positive and finite; 7 is published")
     place = _fractions(num_steps, t_min, t_max)
     log_ends = -process.log_snr(torch.tensor([t_max, t_min], dtype=torch.float64)) / 2
     ends = (log_ends / rho).exp()

@@ -22,7 +22,7 @@ class SubVP(VP):
 
     Args:
         beta_min: noise rate at t = 0, per unit time, >= 0.
-        beta_max: noise rate at t = 1, per unit time, >= beta_min and > 0.
+        beta_max: noise rate at t = 1, per unit time, >= beta_min, > 0 and finite.
         init_var: variance around the datum at the start, in [0, 1).
 
     Raises:

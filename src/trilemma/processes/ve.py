@@ -27,7 +27,7 @@ class VE(LinearSDE):
 
     Args:
         sigma_min: noise at t = 0 of the geometric clock, > 0; the linear clock starts at 0.
-        sigma_max: noise at t = 1, in units of the data, > sigma_min.
+        sigma_max: noise at t = 1, in units of the data, > sigma_min and at most 1e6.
         clock: "geometric" or "linear".
 
     Raises:
@@ -74,7 +74,7 @@ class VE(LinearSDE):
 
     def time_of_log_snr(self, log_snr: Times | float) -> Times:
         """Closed form: the noise level is exp(-log_snr / 2)."""
-        log_sigma = -as_times(log_snr) / 2
+        log_sigma = -torch.as_tensor(log_snr, dtype=torch.float64) / 2
         if self.clock == "linear":
             return (log_sigma.exp() / self.sigma_max).clamp(EARLIEST, 1.0)
         growth = math.log(self.sigma_max / self.sigma_min)

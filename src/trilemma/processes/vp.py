@@ -8,6 +8,8 @@ variance keep it at all times. On a coarse grid this is the forward chain of den
 GANs; on a fine one it is DDPM.
 """
 
+import math
+
 import torch
 
 from trilemma.errors import ConfigError
@@ -22,20 +24,23 @@ class VP(LinearSDE):
 
     Args:
         beta_min: noise rate at t = 0, per unit time, >= 0.
-        beta_max: noise rate at t = 1, per unit time, >= beta_min and > 0.
+        beta_max: noise rate at t = 1, per unit time, >= beta_min, > 0 and finite.
         init_var: variance around the datum at the start, in [0, 1).
 
     Raises:
-        ConfigError: for rates outside their range.
+        ConfigError: for values outside their range.
     """
 
     def __init__(
         self, beta_min: float = 0.1, beta_max: float = 20.0, *, init_var: float = 0.0
     ) -> None:
         check_range("beta_min", beta_min, 0.0)
-        if not beta_max > 0 or beta_max < beta_min:
-            raise ConfigError(f"beta_max={beta_max} must be positive and >= beta_min={beta_min}")
-        check_range("init_var", init_var, 0.0, 1.0)
+        if not (beta_min <= beta_max and 0 < beta_max < math.inf):
+            raise ConfigError(
+                f"beta_max={beta_max} must be positive, finite and >= beta_min={beta_min}"
+            )
+        if not 0 <= init_var < 1:
+            raise ConfigError(f"init_var={init_var} is outside its range [0, 1)")
         self.beta_min, self.beta_max = float(beta_min), float(beta_max)
         self.init_var = float(init_var)
 
