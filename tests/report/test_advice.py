@@ -79,15 +79,24 @@ SEVERAL = (
 def test_of_several_models():
     few, _, best, fast = advice(report(*SEVERAL))
     assert few.cell == "latent/gddim-10"  # 0.9 is within twice 0.48
-    assert "latent draws an image in 10 network calls, at a distance of 0.90 (0.80 to" in few.answer
-    assert few.answer.endswith("If 4 calls are all you have: gan, at a distance of 5.0.")
+    assert few.answer.startswith(
+        "latent with gddim in 10 calls needs the fewest, at a distance of 0.90 (0.80 to"
+    )
+    assert few.answer.endswith("If 4 calls are all you have: gan with gddim, at a distance of 5.0.")
     assert best.cell == "pixel/gddim-1000"
-    assert best.answer.startswith("pixel with gddim in 1,000 calls is the best, at a distance of")
-    assert "Two ways to draw that are good enough are level" in best.reason
-    assert "latent with gddim in 20 calls takes the least time, 12 ms" in best.reason
+    assert best.answer.startswith("pixel with gddim in 1,000 calls has the best value, at a dist")
+    assert best.reason == (
+        "The best value of all. Level with it, for their 95 % intervals meet: latent with gddim in "
+        "20 calls. Of these two, latent with gddim in 20 calls needs the least time, 12 ms, at a "
+        "distance of 0.50."
+    )
     assert fast.cell == "latent/gddim-10"
-    assert "draws an image in 6.0 ms on AMD EPYC, 64 at once" in fast.answer
-    assert fast.answer.endswith("If 1.0 ms are all you have: gan, at a distance of 5.0.")
+    assert fast.answer.startswith(
+        "latent with gddim in 10 calls draws an image in 6.0 ms on AMD EPYC, 64 at once, at"
+    )
+    assert fast.answer.endswith(
+        "If 1.0 ms are all you have: gan with gddim in 4 calls, at a distance of 5.0."
+    )
 
 
 def test_best_is_no_other_that_is_level():
@@ -98,7 +107,7 @@ def test_best_is_no_other_that_is_level():
     assert "gan" not in best.reason  # above 1.6, so not good enough
     near = advice(report(wide[1], cell("gan", 1, record(1.5, error=0.6))))[2]
     assert near.cell == "latent/gddim-20"
-    assert "gan with gddim in 1 call needs fewest calls" in near.reason
+    assert "gan with gddim in 1 call needs the fewest calls" in near.reason
 
 
 def test_best_is_the_lowest_where_intervals_do_not_meet():
@@ -108,13 +117,14 @@ def test_best_is_the_lowest_where_intervals_do_not_meet():
     ]
     best = advice(report(*sharp))[2]
     assert best.cell == "pixel/gddim-1000" and best.reason == "The best value of all."
+    assert best.answer.startswith("pixel with gddim in 1,000 calls is the best, at a distance of")
 
 
 def test_ties_go_by_calls_where_nothing_was_timed():
     cells = [dataclasses.replace(c, speed=()) for c in SEVERAL]
     _, _, best, fast = advice(report(*cells))
     assert best.cell == "pixel/gddim-1000"
-    assert "latent with gddim in 20 calls needs fewest calls" in best.reason
+    assert "latent with gddim in 20 calls needs the fewest calls" in best.reason
     assert fast.cell == "" and "Nothing was timed" in fast.answer
 
 
@@ -124,9 +134,10 @@ def test_a_missing_class_is_not_acceptable():
     whole = cell("b", 50, record(0.6), class_counts=real, real_class_counts=real, ms=9.0)
     few, _, best, fast = advice(report(poor, whole))
     assert few.cell == fast.cell == "b/gddim-50"
-    assert "4 calls are all you have: a, at a distance of 0.50, but it hardly ever draws one" in (
-        few.answer
-    )
+    assert (
+        "4 calls are all you have: a with gddim, at a distance of 0.50, but it hardly ever draws "
+        "one"
+    ) in few.answer
     assert best.cell == "b/gddim-50"
     assert "The best of all is a with gddim in 4 calls, at a distance of 0.50, but it hardly" in (
         best.reason
@@ -176,6 +187,23 @@ def test_signs_of_copying_are_not_good_enough():
         assert "No model is good enough" in alone[i].answer
     bits = {"kind": "upper bound on the NLL", "bits_per_dim": 1.2, "nats": 600.0}
     assert "signs of copying" in advice(report(copies, likelihoods={"a": bits}))[1].reason
+
+
+def test_a_single_model_has_no_other_model_beside_it():
+    """Files of samples take no part, but a reader sees their rows."""
+    one, file = cell("a", 4, record(0.5), ms=1.0), cell("b", 0, record(0.3), sampler="file")
+    for i in (0, 2, 3):
+        assert advice(report(one))[i].reason == "There is no other to compare it with."
+        assert advice(report(one, file, families={"b": "samples"}))[i].reason == (
+            "There is no other model to compare it with; files of samples take no part."
+        )
+
+
+def test_exact_copies_are_named():
+    found = {"share_copied": 0.016, "is_flagged": True, "num_near": 10, "num_exact": 10}
+    told = advice(report(cell("a", 1, record(0.11), ms=1.0, memorisation=found)))[0].reason
+    assert "signs of copying, for 1.6 % of its samples stand as close" in told
+    assert "and 10 are training images byte for byte" in told
 
 
 def test_twice_the_best_counts_from_what_real_data_score():
@@ -332,8 +360,9 @@ def test_every_lower_price_has_its_best():
     ]
     told = advice(report(*cells))[0].answer.partition("good enough. ")[2]
     assert told == (
-        "If 8 calls are all you have: c, at a distance of 2.0. "
-        "With 4 calls: e, at a distance of 3.5. With 2 calls: f, at a distance of 7.0."
+        "If 8 calls are all you have: c with gddim, at a distance of 2.0. "
+        "With 4 calls: e with gddim, at a distance of 3.5. "
+        "With 2 calls: f with gddim, at a distance of 7.0."
     )
 
 
@@ -359,3 +388,150 @@ def test_all_failed():
         found = advice(made)
         assert len(found) == 4 and all(entry.cell == "" and entry.reason for entry in found)
     assert "a with gddim in 4 calls: out of memory" in advice(report(broken))[0].reason
+
+
+def timed(batch, ms):
+    return Speed(batch_size=batch, ms_per_image=ms, fastest=ms, slowest=ms, repeats=3)
+
+
+def test_two_ways_of_a_model_in_as_many_calls_are_told_apart():
+    """The default is another: who takes the advice must know the sampler."""
+    sscs, euler = (
+        cell("cld", 20, record(value), ms=ms, key=f"cld/{name}-20", sampler=name)
+        for name, value, ms in (("sscs", 0.9, 5.0), ("euler_maruyama", 1.0, 4.0))
+    )
+    own = cell("cld", 50, record(0.8), ms=50.0, is_default=True)
+    cheap = cell("cld", 4, record(9.0), ms=1.0, key="cld/sscs-4", sampler="sscs")
+    few, _, _, fast = advice(report(sscs, euler, own, cheap))
+    assert few.cell == "cld/sscs-20" and few.answer.startswith("cld with sscs in 20 calls needs")
+    assert "If 4 calls are all you have: cld with sscs, at" in few.answer
+    assert fast.cell == "cld/euler_maruyama-20"
+    assert fast.answer.startswith("cld with euler-maruyama in 20 calls draws an image in 4.0 ms")
+    assert "If 1.0 ms are all you have: cld with sscs in 4 calls, at" in fast.answer
+    poor = [dataclasses.replace(c, records=(record(v),)) for c, v in ((sscs, 2.0), (euler, 1.0))]
+    flaw = [dataclasses.replace(c, memorisation={"is_flagged": True}) for c in poor]
+    for i in (0, 3):
+        assert "The least bad is cld with euler-maruyama in 20 calls" in (
+            advice(report(*flaw))[i].answer
+        )
+
+
+def test_files_of_samples_alone_have_no_model_to_recommend():
+    one, two = (
+        cell(name, 0, record(0.3), sampler="file", key=f"{name}/file", steps=None) for name in "ab"
+    )
+    kinds = {"families": {"a": "samples", "b": "samples"}}
+    for i in (0, 2, 3):
+        found = advice(report(one, two, **kinds))[i]
+        assert found.cell == "" and found.reason == "The table compares them."
+        assert found.answer == (
+            "Only files of samples were judged, so there is no model to recommend."
+        )
+    beside = advice(report(one, errors={"m": "no such file"}, **kinds))
+    assert beside[0].answer.startswith("Only files of samples were judged")
+    assert beside[0].reason == "The table has its figures. m: no such file."
+    assert "Nothing" not in beside[2].reason
+
+
+def test_models_without_a_figure_of_quality_were_drawn_all_the_same():
+    found = advice(report(cell("a", 4, record(math.nan), record(0.9, "coverage"))))
+    for i in (0, 2, 3):
+        assert found[i].answer == "There are no figures of quality to go by."
+        assert found[i].reason == "The table has the others."
+
+
+def test_the_best_of_equal_values_names_the_others():
+    """Three of one value: the one that is chosen is the cheapest itself, and not alone."""
+    cells = [
+        cell(name, calls, record(1.0), ms=ms)
+        for name, calls, ms in (("a", 20, 8.0), ("b", 20, 9.0), ("c", 10, 10.0))
+    ]
+    best = advice(report(*cells))[2]
+    assert best.cell == "a/gddim-20"
+    assert best.answer == (
+        "a with gddim in 20 calls has the best value, at a distance of 1.00 to real data."
+    )
+    assert best.reason == (
+        "The best value of all. Level with it, for their 95 % intervals meet: b with gddim in 20 "
+        "calls and c with gddim in 10 calls. Of these three, a with gddim in 20 calls needs the "
+        "least time, 8.0 ms."
+    )
+    points = [cell(n, 4, record(0.95, "high_quality"), ms=m) for n, m in (("a", 1.0), ("b", 2.0))]
+    assert (
+        "Level with it, for their 95 % intervals meet: b with" in advice(report(*points))[2].reason
+    )
+
+
+def bits(value, kind="NLL by the probability flow", reach=0.05):
+    return {"kind": kind, "bits_per_dim": value, "bits_per_dim_interval": reach, "nats": 1.0}
+
+
+BOUND = "upper bound on the NLL"
+
+
+def test_a_bound_behind_an_estimate_leaves_open_which_likelihood_is_lower():
+    """As in the table, which ranks no such pair: both are named, and none heads the answer."""
+    near = {"pixel": bits(1.28), "latent": bits(1.30, BOUND), "gan": bits(2.0)}
+    found = advice(report(*SEVERAL, likelihoods=near))[1]
+    assert found.cell == "" and found.answer == (
+        "pixel gives 1.280 ± 0.050 bits per dimension, latent at most 1.300 ± 0.050: which is "
+        "lowest is open; lower is better. The others: gan 2.000 ± 0.050."
+    )
+    assert found.reason.startswith(
+        "Level with pixel, for the 95 % intervals meet: latent. "
+        '"At most" marks an upper bound, which can only be too high. '
+        "What lies under a bound may be lower than the estimate before it."
+    )
+    far = advice(report(*SEVERAL, likelihoods=near | {"latent": bits(1.5, BOUND)}))[1]
+    assert far.cell == "" and "latent at most 1.500 ± 0.050: which is lowest" in far.answer
+    assert "Level" not in far.reason
+    first = advice(report(*SEVERAL, likelihoods=near | {"latent": bits(1.1, BOUND)}))[1]
+    assert first.cell == "latent/gddim-10" and "open" not in first.answer
+    assert "Level" not in first.reason  # to 1.15, from 1.23
+
+
+def test_likelihoods_that_are_level_are_said_to_be():
+    two = {"pixel": bits(1.28), "latent": bits(1.37), "gan": bits(1.40)}
+    found = advice(report(*SEVERAL, likelihoods=two))[1]
+    assert found.cell == "pixel/gddim-1000"
+    assert found.reason.startswith("Level with pixel, for the 95 % intervals meet: latent.")
+    alone = advice(report(*SEVERAL, likelihoods={"pixel": bits(1.28), "latent": bits(1.39)}))[1]
+    assert "Level" not in alone.reason
+    copies = dataclasses.replace(SEVERAL[1], memorisation={"is_flagged": True})
+    made = report(copies, SEVERAL[3], likelihoods={"pixel": bits(1.2), "latent": bits(1.3, BOUND)})
+    assert "Beware of latent: signs of copying." in advice(made)[1].reason
+
+
+def test_speed_is_not_advised_on_where_no_good_one_was_timed():
+    made = report(cell("a", 20, record(1.0)), cell("b", 1, record(10.0), ms=1.0))
+    fast = advice(made)[3]
+    assert fast.cell == "" and fast.answer == (
+        "None of those that are good enough was timed, so speed cannot be advised on."
+    )
+
+
+def test_times_are_compared_at_one_batch_size():
+    """5.0 ms alone are not less than 6.0 ms of 64 at once; at batch 1 both were timed."""
+    alone = cell("a", 20, record(1.0), speed=(timed(1, 5.0),))
+    both = cell("b", 4, record(1.1), speed=(timed(1, 9.0), timed(64, 6.0)))
+    fast = advice(report(alone, both))[3]
+    assert fast.cell == "a/gddim-20"
+    assert "in 5.0 ms on AMD EPYC, alone, at" in fast.answer
+    other = cell("c", 8, record(1.2), speed=(timed(1, 20.0), timed(64, 7.0)))
+    fast = advice(report(alone, both, other))[3]
+    assert fast.cell == "a/gddim-20"  # at batch 1 there are three times, at 64 two
+    late = cell("d", 8, record(1.2), speed=(timed(64, 8.0),))
+    fast = advice(report(alone, both, other, late))[3]
+    assert fast.cell == "b/gddim-4" and "in 6.0 ms on AMD EPYC, 64 at once, at" in fast.answer
+    assert fast.reason.startswith(
+        "The least time of all that are good enough and were timed 64 at once; not timed so: a "
+        "with gddim in 20 calls."
+    )
+    best = advice(report(alone, both, other, late))[2]
+    assert "the least time" not in best.reason
+
+
+def test_of_some_that_were_not_timed_the_fastest_says_so():
+    fast = advice(report(cell("a", 20, record(1.0)), cell("b", 100, record(0.9), ms=100.0)))[3]
+    assert fast.cell == "b/gddim-100"
+    assert "not timed so: a with gddim in 20 calls" in fast.reason

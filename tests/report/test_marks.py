@@ -5,6 +5,8 @@ from dataclasses import replace
 import pytest
 from examples import cell, classes, copied, records
 
+from trilemma.metrics import Record
+from trilemma.report.intervals import lacks_modes
 from trilemma.report.record import Model, Report
 from trilemma.report.table import table
 
@@ -64,6 +66,20 @@ def test_more_than_real_data_score_is_no_better(title, place):
     assert best(report(rows), title) == ["m1", "m2"]
 
 
+def test_what_is_above_real_data_is_level_with_all_whose_intervals_reach_them():
+    """Density 0.99 (0.94 to 1.04) and 1.4 (1.3 to 1.5), where real data score 1.011."""
+    found = report([(1.0, 0.1, 0.7, 0.8, 0.99, 0.9), (1.0, 0.1, 0.7, 0.8, 1.4, 0.9)])
+    for near, marked in ((0.05, ["m0", "m1"]), (0.01, ["m1"])):
+        cells = []
+        for one, reach in zip(found.cells, (near, 0.1), strict=True):
+            rows = [
+                replace(r, low=r.value - reach, high=r.value + reach) if r.name == "density" else r
+                for r in one.records
+            ]
+            cells.append(replace(one, records=tuple(rows)))
+        assert best(replace(found, cells=tuple(cells)), "density") == marked
+
+
 @pytest.mark.parametrize(
     ("kinds", "marked"),
     [
@@ -118,3 +134,14 @@ def test_a_class_that_is_hardly_ever_drawn_is_not_found():
     assert text_of(found, "modes found") == ["10 of 10", "9 of 10", "9 of 10"]
     assert best(found, "modes found") == ["m0"]
     assert "below a tenth of its share" in table(found, found.cells).caption
+
+
+@pytest.mark.parametrize(
+    ("shown", "num", "lacks"),
+    [(997, 26_000, True), (1000, 26_000, False), (259, 300, False), (200, 300, True)],
+)
+def test_modes_are_lacking_where_perfect_samples_show_more(shown, num, lacks):
+    """1000 modes; 300 samples show 259 of them on average."""
+    fields = {"num_real": 60_000, "split": "test", "extractor": "digits", "weights_sha256": ""}
+    fields |= {"preprocessing": "", "lower_is_better": False, "most": 1000}
+    assert lacks_modes(Record(name="num_modes", value=shown, num_fake=num, **fields)) == lacks

@@ -174,7 +174,7 @@ def test_pictures_that_are_not_there_are_named(tmp_path):
     path.write_bytes(path.read_bytes()[:100])
     assert "cannot be read" in Reader(page.render(report, tmp_path)).text
     np.savez(path, other=np.zeros(3))
-    assert "holds no samples" in Reader(page.render(report, tmp_path)).text
+    assert "cannot be read" in Reader(page.render(report, tmp_path)).text
     path.unlink()
     read = Reader(page.render(report, tmp_path))
     assert "cells/ddgan-mnist/ancestral-4.npz is not beside the report" in read.text
@@ -265,6 +265,29 @@ def test_copies_are_told_in_words(digits):
     assert text.count("No sign of copying: ") == 4
     assert "Signs of copying: 6.4 % of 2,000 samples (95 % interval 5.8 % to 7.0 %)" in text
     assert "Not checked for cld-mnist: needs training and test data: no split 'test'." in text
+
+
+def test_exact_and_near_copies_are_counted_in_words():
+    found = examples.copied(0.016, True) | {
+        "num_near": 10,
+        "expected_near": 1,
+        "num_exact": 8,
+        "expected_exact": 0,
+        "num_held_out": 1500,
+    }
+    told = words.copies(found)
+    assert told.startswith("Signs of copying: 1.6 % of 2,000 samples")
+    assert "Twice as close: 10 samples, and 1 of 1,500 of those real images." in told
+    assert "8 are training images byte for byte; of the real ones, 0." in told
+    assert words.copies_found(found).endswith("would, and 8 are training images byte for byte")
+    near = words.copies_found(found | {"num_exact": 0})
+    assert near.endswith("as a copy would, and 10 twice as close")
+    single = words.copies(found | {"is_flagged": False, "num_near": 1, "num_exact": 1})
+    assert single.startswith("Copies, too few to rule out chance: 1.6 %")
+    assert "1 is a training image byte for byte" in single
+    none = words.copies(found | {"is_flagged": False, "num_near": 0, "num_exact": 0})
+    assert none.startswith("No sign of copying: ") and "byte" not in none and "Twice" not in none
+    assert words.copies_found({"note": "no training data"}) == ""
 
 
 def test_stacked_digits_stand_beside_published_rows(tmp_path):
@@ -556,6 +579,42 @@ def test_classes_that_real_data_hardly_show_are_judged_nowhere(digits):
     assert texts == ["10", "5 of 10"] and "not judged" not in caption
 
 
+def test_a_card_names_the_sampler(digits):
+    text = Reader(digits[2]).text
+    assert "lsgm-mnist gddim · 10 calls, 6.5 ms each, 64 at once · distance 0.86" in text
+
+
+def test_times_of_one_drawing_are_among_the_limits(made):
+    folder, report, html, _ = made(examples.digits)
+    assert "of one drawing" not in html
+    changed = {
+        "lsgm-mnist/gddim-20": (5, 1),
+        "ddpm-mnist/ancestral-50": (1, 1),
+    }
+    cells = []
+    for cell in report.cells:
+        repeats = changed.get(cell.key, (2, 2))
+        speeds = zip(cell.speed, repeats, strict=False)
+        cells.append(replace(cell, speed=tuple(replace(s, repeats=n) for s, n in speeds)))
+    slow = replace(report, cells=tuple(cells))
+    limits = Reader(page.render(slow, folder)).text.split("Limits")[1]
+    assert (
+        "These are: alone, ddpm-mnist with ancestral in 50 calls; 64 at once, lsgm-mnist with "
+        "gddim in 20 calls and ddpm-mnist with ancestral in 50 calls."
+    ) in limits
+
+
+def test_files_of_samples_alone_are_said_to_be_no_models(tmp_path):
+    report = examples.one_model(tmp_path)
+    model = replace(report.models[0], family="samples")
+    file = replace(report.cells[0], sampler="file", steps=None, nfe=0, speed=(), peak_memory=None)
+    text = Reader(page.render(replace(report, models=(model,), cells=(file,)), tmp_path)).text
+    assert "This report measures the first two" in text
+    assert "which model to take for what" not in text
+    assert text.count("Only files of samples were judged, so there is no model to recommend.") == 3
+    assert "Nothing was drawn" not in text and "Nothing could be measured" not in text
+
+
 def test_what_fitted_features_hardly_see_is_among_the_limits(made):
     folder, report, html, _ = made(examples.digits)
     flaws = ["blurred by 1 pixel", "noise of 0.05"]
@@ -564,3 +623,35 @@ def test_what_fitted_features_hardly_see_is_among_the_limits(made):
     told = "hardly see: blurred by 1 pixel, noise of 0.05. Do not compare models by them"
     assert told in text.split("Limits")[1] and "hardly see" not in html
     assert "hardly_seen" not in report.data  # as in reports of before
+
+
+def test_what_the_check_for_copies_does_not_see_is_among_the_limits(digits):
+    limits = Reader(digits[2]).text.split("Limits")[1]
+    assert "none that are shifted, even by one pixel, mirrored or recoloured" in limits
+
+
+def test_data_that_hardly_look_like_digits_are_among_the_limits(made):
+    folder, report, html, _ = made(examples.digits)
+    other = replace(report, data={**report.data, "unlike_digits": 0.6613})
+    limits = Reader(page.render(other, folder)).text.split("Limits")[1]
+    assert "the classifier gives 0.66 on average to the class it finds most probable" in limits
+    assert "digits get at least 0.85" in limits
+    assert "look like digits" not in html  # as in reports of before
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ([3, 64, 64], "the first of them was given in colour, in 64 x 64 pixels"),
+        ([1, 20, 30], "the first of them was given grey, in 20 x 30 pixels"),
+        ([], ""),
+        (None, ""),
+    ],
+)
+def test_the_form_of_real_images_is_among_the_limits(given, told, made):
+    folder, report, _, _ = made(examples.digits)
+    other = replace(report, data={**report.data, "given_shape": given})
+    limits = Reader(page.render(other, folder)).text.split("Limits")[1]
+    assert told in limits
+    brought = "brought to the form of the models, grey and 28 x 28 pixels"
+    assert (brought in limits) == bool(told)

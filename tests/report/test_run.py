@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,10 +16,10 @@ import torch
 from trilemma.checkpoints import store
 from trilemma.cli import main
 from trilemma.data import BundledDigits
-from trilemma.errors import CheckpointError, ConfigError
+from trilemma.errors import CheckpointError, ConfigError, DataError, WriteError
 from trilemma.evaluation import evaluate_samples, read_npz, reference_data
 from trilemma.images import save_images, to_uint8
-from trilemma.metrics import mnist_reference
+from trilemma.metrics import DigitFeatures, mnist_reference
 from trilemma.pipeline import bundled_models, load
 from trilemma.report.entries import open_models
 from trilemma.report.ladder import Rung, read_ladder
@@ -308,7 +309,21 @@ def test_samples_of_a_file_that_are_too_few_or_damaged_have_a_row(tmp_path):
     models = ["ddgan-mnist", str(tmp_path / "few.npz"), str(tmp_path / "array.npz")]
     report = run_report(models, PROTOCOL, tmp_path / "out", **FAST)
     assert "holds 30 samples, fewer than the 48" in report.cells[1].error
-    assert "cannot read images" in report.models[2].error
+    assert "array.npz is not a readable .npz file" in report.models[2].error
+
+
+@pytest.mark.parametrize("holds", ["text", "objects"])
+def test_a_file_of_another_kind_is_not_to_be_unpickled(holds, tmp_path):
+    """NumPy advises to load it "unsafely", by an option that there is not."""
+    path = tmp_path / "foreign.npz"
+    if holds == "text":
+        path.write_text("not an archive")
+    else:
+        np.savez(path, np.array([None, "a"], dtype=object))
+    with pytest.raises(DataError) as caught:
+        read_npz(path)
+    assert "foreign.npz is not an .npz file" in str(caught.value)
+    assert "pickle" not in str(caught.value)
 
 
 def test_a_misfit_in_the_first_place_has_a_row_and_the_rest_goes_on(tmp_path):
@@ -345,9 +360,96 @@ def test_more_patience_times_again(tmp_path):
     assert again.cells[0].records == first.cells[0].records
 
 
+@pytest.fixture(scope="module")
+def cheap(tmp_path_factory):
+    """A report of one fast model, with its likelihood's note; and its folder."""
+    folder = tmp_path_factory.mktemp("cheap") / "out"
+    options = FAST | {"likelihood_num": 2, "patience": 0.001}
+    return run_report(["gan-mnist"], PROTOCOL, folder, **options), folder
+
+
+def in_json(change):
+    """A damage to a file of figures that leaves it JSON."""
+
+    def damage(path):
+        content = json.loads(path.read_text())
+        change(content)
+        path.write_text(json.dumps(content))
+
+    return damage
+
+
+def another_picture(path):
+    """As many pictures of the same shape, and readable, but not those of the figures."""
+    with np.load(path) as archive:
+        arrays = dict(archive)
+    np.savez_compressed(path, **arrays | {"samples": 255 - arrays["samples"]})
+
+
+CELL, PICTURES, TIMES, LIKELIHOOD = (
+    f"cells/gan-mnist/{name}"
+    for name in ("ancestral-1.json", "ancestral-1.npz", "ancestral-1.time.json", "likelihood.json")
+)
+DAMAGES = {
+    "pictures cut": (PICTURES, lambda path: path.write_bytes(path.read_bytes()[:-500])),
+    "pictures emptied": (PICTURES, lambda path: path.write_bytes(b"")),
+    "pictures of another program": (PICTURES, lambda path: path.write_text("hello")),
+    "pictures replaced": (PICTURES, another_picture),
+    "a value changed": (CELL, in_json(lambda c: c["result"]["records"][0].update(value=0.01))),
+    "a value of words": (CELL, in_json(lambda c: c["result"]["records"][0].update(value="x"))),
+    "calls lost": (CELL, in_json(lambda c: c["result"].update(nfe=None))),
+    "copies lost": (CELL, in_json(lambda c: c["result"].update(memorisation=None))),
+    "cell without figures": (CELL, in_json(lambda c: c.pop("result"))),
+    "cell is a list": (CELL, lambda path: path.write_text("[1]")),
+    "times changed": (TIMES, in_json(lambda c: c["figures"]["speed"][0].update(ms_per_image=1e-9))),
+    "times lost": (TIMES, in_json(lambda c: c.update(figures=[1]))),
+    "times are a list": (TIMES, lambda path: path.write_text("[]")),
+    "likelihood is a list": (LIKELIHOOD, in_json(lambda c: c.update(result=[1]))),
+    "likelihood lost": (LIKELIHOOD, in_json(lambda c: c.update(result=None))),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_was_damaged_or_changed_is_measured_again(damage, cheap, tmp_path):
+    report, folder = cheap
+    shutil.copytree(folder, tmp_path / "out")
+    name, change = DAMAGES[damage]
+    change(tmp_path / "out" / name)
+    told = []
+    again = run_report(
+        ["gan-mnist"],
+        PROTOCOL,
+        tmp_path / "out",
+        **FAST | {"likelihood_num": 2, "patience": 0.001},
+        progress=lambda text, done, total: told.append(text),
+    )
+    done = {"CELL": "ancestral-1", "LIKE": "likelihood"}
+    anew = {CELL: done["CELL"], PICTURES: done["CELL"], LIKELIHOOD: done["LIKE"]}.get(name)
+    kept = {rung for rung in done.values() if f"gan-mnist/{rung} was there already" in told}
+    assert kept == set(done.values()) - {anew}
+    cell, first = again.cells[0], report.cells[0]
+    assert cell.records == first.records and cell.memorisation == first.memorisation
+    assert again.models[0].likelihood == report.models[0].likelihood
+    assert (cell.speed == first.speed) == (name != TIMES)
+    assert cell.speed[0].ms_per_image > 1e-3
+    with np.load(folder / PICTURES) as one, np.load(tmp_path / "out" / PICTURES) as other:
+        assert set(one) == set(other) >= {"samples"}
+        assert all(np.array_equal(one[key], other[key]) for key in one)
+    if name != TIMES:
+        assert (tmp_path / "out" / name).read_bytes() == (folder / name).read_bytes()
+
+
+def test_a_folder_in_the_place_of_pictures_is_said_in_the_row(cheap, tmp_path):
+    shutil.copytree(cheap[1], tmp_path / "out")
+    (tmp_path / "out" / PICTURES).unlink()
+    (tmp_path / "out" / PICTURES).mkdir()
+    cell = run_report(["gan-mnist"], PROTOCOL, tmp_path / "out", **FAST).cells[0]
+    assert not cell.records and "ancestral-1.npz: it is a folder" in cell.error
+
+
 def test_a_folder_that_cannot_be_written_is_refused_first(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(CheckpointError, match="cannot write"):
+    with pytest.raises(WriteError, match="cannot write"):
         run_report(["nowhere"], PROTOCOL, tmp_path / "file", **FAST)
 
 
@@ -414,3 +516,55 @@ def test_the_card_of_fitted_features_is_repeated(tmp_path):
         sentence = "hardly see: blurred by 1 pixel. Do not compare models by them"
         assert (sentence in (out / "report.html").read_text()) == bool(told)
         assert (sentence in (out / "report.md").read_text()) == bool(told)
+
+
+def grey(kind, num, side):
+    """Pictures of one kind as a model of digits would be compared with."""
+    digits = mnist_reference().images[:num]
+    if kind == "digits":
+        return digits
+    rng = torch.Generator().manual_seed(0)
+    blocks = torch.rand(num, 3, 4, 4, generator=rng)
+    return (torch.nn.functional.interpolate(blocks, (side, side)) * 255).byte()
+
+
+def test_data_that_are_no_digits_are_said_to_be_none(tmp_path):
+    """Features for digits are chosen by size alone: the report warns, and names no classes."""
+    for kind, side in (("blocks", 40), ("digits", 28)):
+        for split, where in (("train", slice(0, 60)), ("test", slice(60, 90))):
+            save_images(tmp_path / kind / split, grey(kind, 90, side)[where])
+    protocol = Protocol(str(tmp_path / "blocks"), "train", 24)
+    report = run_report(["gan-mnist"], protocol, tmp_path / "out", **FAST)
+    cell = report.cells[0]
+    assert cell.distance.name == "fd_digits"
+    assert not cell.class_counts and not cell.real_class_counts
+    assert report.data["class_names"] == []
+    data = reference_data(protocol.data, "train", (1, 28, 28)).images_uint8(range(60))
+    most = DigitFeatures().probabilities(data).max(1).values
+    assert report.data["unlike_digits"] == pytest.approx(float(most.mean()), rel=1e-5)
+    assert report.data["given_shape"] == [3, 40, 40]
+    for name in ("report.html", "report.md"):
+        text = (tmp_path / "out" / name).read_text()
+        assert "the real ones hardly look like digits" in text
+        assert "grey and 28 x 28 pixels: the first of them was given in colour, in 40 x 40" in text
+        assert "All that can be judged are drawn" not in text and "Not judged" not in text
+
+    asked = dataclasses.replace(protocol, extractor="digits")
+    named = run_report(["gan-mnist"], asked, tmp_path / "asked", **FAST)
+    assert named.data["unlike_digits"] is None and sum(named.cells[0].class_counts) == 24
+
+    fine = dataclasses.replace(protocol, data=str(tmp_path / "digits"))
+    other = run_report(["gan-mnist"], fine, tmp_path / "fine", **FAST)
+    assert other.data["unlike_digits"] is None and other.data["given_shape"] == []
+    assert sum(other.cells[0].class_counts) == 24
+    assert "look like digits" not in (tmp_path / "fine" / "report.md").read_text()
+    assert "brought to the form" not in (tmp_path / "fine" / "report.md").read_text()
+
+
+def test_a_demo_that_goes_on_says_that_its_time_is_not_all(tmp_path, capsys):
+    call = ["demo", "gan-mnist", "-n", "24", "-o", str(tmp_path / "demo")]
+    told = "beside what an earlier run left in the folder"
+    for is_continued in (False, True):
+        assert main(call) == 0
+        text = " ".join(capsys.readouterr().out.split())
+        assert (told in text) == is_continued

@@ -138,6 +138,17 @@ def test_a_label_without_room_is_not_placed():
     assert labels.place(50, 50, (200, 10), [], Box(0, 0, 100, 100)) is None
 
 
+def test_the_nearest_free_room_is_found_wherever_it_is():
+    """All but a strip at the lower edge is taken; none of the rays from the point ends there."""
+    within, taken = Box(0, 0, 100, 100), [Box(0, 0, 100, 84)]
+    box = labels.anywhere(10, 10, (90, 10), taken, within)
+    assert (box.left, box.top) == (0, 84)
+    assert labels.anywhere(10, 10, (90, 20), taken, within) is None
+    assert labels.anywhere(10, 10, (101, 5), [], within) is None
+    near = labels.anywhere(50, 90, (20, 10), [], within)
+    assert near.left <= 50 <= near.right and near.top <= 90 <= near.bottom
+
+
 def test_the_first_place_is_at_the_right():
     box = labels.place(50, 50, (20, 10), [], Box(0, 0, 200, 100), reach=10)
     assert (box.left, box.top) == pytest.approx((60, 45))
@@ -241,6 +252,32 @@ def test_names_of_many_series_do_not_overlap():
         boxes.append(Box(left, y - 11, left + width, y + 2))
     assert len(boxes) == 12
     assert not any(a.hits(b) for a, b in itertools.combinations(boxes, 2))
+
+
+CROWD = [*((1.03**i, 100 * 0.97**i) for i in range(11)), (100.0, 0.5)]
+SPREAD = [(10 ** (i / 6), 100.0 / (1 + i % 5)) for i in range(12)]
+
+
+@pytest.mark.parametrize("width", [358, 1104])
+@pytest.mark.parametrize("where", [CROWD, SPREAD], ids=["crowd", "spread"])
+def test_twelve_long_names_are_all_there_and_none_covers_the_title_of_the_axis(where, width):
+    """Eleven points crowd below the title, or the names fill a narrow chart."""
+    series = [
+        Series(f"{i:02d}-a-model-with-a-long-name", (Point(*at),), i) for i, at in enumerate(where)
+    ]
+    axes = Axis("ms per image", True), Axis("distance to real data", True)
+    root = parsed(charts.chart("c", "t", series, *axes, width=width, height=420))
+    shown = list(root.iter(f"{SVG}text"))
+    (title,) = [node for node in shown if node.text == "distance to real data (log scale)"]
+    right, low = 4 + 7.0 * len(title.text), float(title.get("y")) + 3  # a bold face of 12 pixels
+    names = [
+        node for node in shown if "strong" in node.get("class", "") and "halo" in node.get("class")
+    ]
+    assert len(names) == 12
+    for node in names:
+        x, y, size = float(node.get("x")), float(node.get("y")), 7.8 * len(node.text)
+        left = x - size * (0.5 if "middle" in node.get("class") else "end" in node.get("class"))
+        assert left > right or y - 11 > low, node.text
 
 
 def corners(node):

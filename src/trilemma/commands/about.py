@@ -55,6 +55,7 @@ def _demo(options: argparse.Namespace) -> int:
         raise CheckpointError("no bundled model is installed; reinstall the package")
     names = options.models or [name for name in bundled_models() if "-mnist" in name]
     out, started = Path(options.out), time.perf_counter()
+    is_continued = any(path.is_file() for path in (out / "cells").rglob("*"))
     protocol = Protocol("digits", "test", options.num, batch_size=128)
     with until_terminated(), task_bar() as progress:
         report = run_report(
@@ -69,9 +70,10 @@ def _demo(options: argparse.Namespace) -> int:
         )
     print_report(report)
     seconds = time.perf_counter() - started
+    earlier = " beside what an earlier run left in the folder" if is_continued else ""
     for line in (
-        f"{options.num} digits a row against 512 real test digits, in {seconds:.0f} s; distance: "
-        "features of a digit classifier, lower is better; the rest: higher is better",
+        f"{options.num} digits a row against 512 real test digits, in {seconds:.0f} s{earlier}; "
+        "distance: features of a digit classifier, lower is better; the rest: higher is better",
         f"the page: {out / 'report.html'}",
     ):
         console.print(line, soft_wrap=True, markup=False)

@@ -6,9 +6,8 @@ Four questions, each with the cell that answers it and the reason. The rules:
   the divergence of the modes. Only cells of one protocol, the most frequent, are compared; others
   are left out, and so are samples from a file, which no model can draw again. ``basis`` says so.
 * A cell has a *flaw* if a class or mode of the data is missing, if its coverage or its recall is
-  below two thirds of what real data score, or if the check for copies of training data is flagged.
-  A class is missing below a tenth of its real share; modes are missing if fewer than 98 % of those
-  are found that as many perfect samples would hit.
+  below two thirds of what real data score, or if the check for copies of training data is flagged
+  (``trilemma.report.flaws``).
 * A cell is *good enough* if it has no flaw and its quality is at most twice the best distance (the
   best counts as no lower than the score of real data), or at least 90 % of the best share. The best
   is that of the cells without a flaw, so copies never set the bar; of all if each has one.
@@ -19,13 +18,16 @@ Four questions, each with the cell that answers it and the reason. The rules:
   side of it the cell is. Fewest calls and fastest say so of the cell that they recommend, and of
   cheaper ones without a flaw.
 * *Likelihood*: the model with the lowest bits per dimension, or nats where there are no bytes, and
-  what kind of number it is. A bound can only be too high. GANs have none. Where nothing was
-  measured, the models that have one by their family: latent and score models.
+  what kind of number it is. A bound can only be too high: one behind an estimate leaves open which
+  model is better, and both are named. So are those whose 95 % intervals meet that of the lowest.
+  GANs have none. Where nothing was measured, the models that have one by their family: latent and
+  score models.
 * *Best quality*: the best value of the cells that are good enough, whatever it costs. The reason
-  names the cheapest of those that are level with it, whose 95 % intervals meet its own: by time,
-  or by calls where not all were timed. It also names a better value that has a flaw.
-* *Fastest here*: the cell that is good enough with the least time per sample on this machine, in
-  the largest batch that was timed; and what less time buys.
+  names those that are level with it, whose 95 % intervals meet its own, and the cheapest of them:
+  by time, or by calls where not all were timed. It also names a better value that has a flaw.
+* *Fastest here*: the cell that is good enough with the least time per sample on this machine, at
+  one batch size: the one at which most of those that are good enough were timed, the largest of
+  several. The reason names those without a time at it. And what less time buys.
 
 If no cell is good enough, each answer is the one with the best quality, and says that it is only
 the least bad. Whatever is named comes with its flaws: variety and copies are what a reader does not
@@ -39,7 +41,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from trilemma.metrics import Record
-from trilemma.report import ranking, words
+from trilemma.report import flaws, ranking, words
 from trilemma.report.formats import (
     duration,
     figure,
@@ -49,15 +51,13 @@ from trilemma.report.formats import (
     plus_minus,
     spread_text,
 )
-from trilemma.report.intervals import interval_of
+from trilemma.report.intervals import Interval, interval_of
 from trilemma.report.record import Cell, Model, Report
 
 __all__ = ["Advice", "Basis", "advice", "basis"]
 
 FACTOR = 2.0
 SHARE = 0.9
-FOUND = 0.98
-VARIED = 2 / 3
 ENOUGH = 2000
 """Samples that are advised at least; below, the intervals of distances are wide."""
 NOT_MEASURED = "not measured; --likelihood N measures on N held-out data"
@@ -119,6 +119,21 @@ class _Ranked:
     is_at_floor: bool = False
     """Whether the best is no worse than real data, so that the bar counts from those."""
 
+    @property
+    def batch(self) -> int | None:
+        """The one batch size by which times are compared; None if nothing was timed."""
+        return ranking.plot_batch(self.good or self.cells)
+
+    @property
+    def at_once(self) -> str:
+        """That size in words."""
+        return "alone" if self.batch == 1 else f"{self.batch} at once"
+
+    def time(self, cell: Cell) -> float:
+        """Milliseconds per sample, infinity where not measured: it sorts, NaN does not."""
+        found = math.nan if self.batch is None else cell.milliseconds(self.batch)
+        return math.inf if math.isnan(found) else found
+
     def badness(self, cell: Cell) -> float:
         """Quality as a figure of which less is better."""
         record = self.quality[cell.key]
@@ -126,7 +141,7 @@ class _Ranked:
 
     def order(self, cell: Cell) -> tuple[float, float]:
         """How bad a cell is, then its time."""
-        return self.badness(cell), _time(cell)
+        return self.badness(cell), self.time(cell)
 
     def told(self, cell: Cell) -> str:
         """Quality of a cell in words: at a distance of 0.86 (0.76 to 0.96) to real data."""
@@ -146,14 +161,14 @@ class _Ranked:
             told = f"modes uneven by {figure(record.value, 2)} nats"
         else:
             told = f"at a distance of {figure(record.value, 2)}"
-        flaws = (*_missing(self.report, cell), *_narrow(cell))
-        if flaws:
-            told += f", but {listed(flaws)}"
+        found = (*flaws.missing(self.report, cell), *flaws.narrow(cell))
+        if found:
+            told += f", but {listed(found)}"
         elif cell.class_counts and len(words.judged_classes(cell)) == len(cell.class_counts):
             told += ", all classes drawn"
         elif cell.record("num_modes"):
             told += ", all modes drawn"
-        return ". ".join([told, *(f"Beware: {what}" for what in _copied(cell))])
+        return ". ".join([told, *(f"Beware: {what}" for what in flaws.copied(cell))])
 
 
 def advice(report: Report) -> tuple[Advice, ...]:
@@ -168,8 +183,7 @@ def advice(report: Report) -> tuple[Advice, ...]:
     ranked = _rank(report)
     likelihoods = _likelihoods(report)
     if not ranked.cells:
-        first = _nothing(0, _failures(report))
-        others = [_nothing(i, "Nothing could be measured; the table says why.") for i in (2, 3)]
+        first, *others = (_nothing(report, number) for number in (0, 2, 3))
         return (first, likelihoods, *others)
     return (_fewest_calls(ranked), likelihoods, _best_quality(ranked), _fastest(ranked))
 
@@ -185,7 +199,7 @@ def basis(report: Report) -> Basis:
         return Basis(explanation="", left_out="")
     record = next(iter(ranked.quality.values()))
     what, bar = words.things(report), figure(ranked.bar)
-    sound = " without a flaw" if any(not _flaws(report, cell) for cell in ranked.cells) else ""
+    sound = " without a flaw" if any(not flaws.flaws(report, cell) for cell in ranked.cells) else ""
     least = f"what real {what} score" if ranked.is_at_floor else f"the lowest{sound}"
     real = "" if record.floor is None else f"; real {what} score {figure(record.floor, 2)}, not 0"
     if record.name == "high_quality":
@@ -225,7 +239,7 @@ def _rank(report: Report) -> _Ranked:
     cells = tuple(ranking.groups(measured, [measure.name])[0])
     records = {cell.key: ranking.record_of(cell, measure.name) for cell in cells}
     quality = {key: record for key, record in records.items() if record is not None}
-    sound = [cell for cell in cells if not _flaws(report, cell)]
+    sound = [cell for cell in cells if not flaws.flaws(report, cell)]
     values = [quality[cell.key].value for cell in sound or cells]
     if measure.lower_is_better:
         floor = next(iter(quality.values())).floor or 0.0
@@ -242,14 +256,12 @@ def _fewest_calls(ranked: _Ranked) -> Advice:
     if not ranked.good:
         cell = min(ranked.cells, key=ranked.order)
         answer = (
-            f"No model is good enough. The least bad is {cell.model}, in {_calls(cell.nfe)}, "
+            f"No model is good enough. The least bad is {words.cell_name(cell)}, "
             f"{ranked.told(cell)}."
         )
         return _advice(0, ranked, cell, answer, "The best quality of all.")
     cell = min(ranked.good, key=lambda cell: (cell.nfe, ranked.order(cell)))
-    answer = (
-        f"{cell.model} draws {_thing(ranked.report)} in {_calls(cell.nfe)}, {ranked.told(cell)}."
-    )
+    answer = f"{words.cell_name(cell)} needs the fewest, {ranked.told(cell)}."
     less = _less(ranked, cell, lambda cell: cell.nfe, lambda cell: plural(cell.nfe, "call"), 3)
     less = f" In fewer calls no model is good enough. {less}" if less else ""
     reason = "The fewest calls of all that are good enough."
@@ -258,32 +270,45 @@ def _fewest_calls(ranked: _Ranked) -> Advice:
 
 
 def _fastest(ranked: _Ranked) -> Advice:
-    timed = [cell for cell in ranked.good or ranked.cells if cell.speed]
+    candidates = ranked.good or ranked.cells
+    timed = [cell for cell in candidates if math.isfinite(ranked.time(cell))]
     if not timed:
+        who = "None of those that are good enough was timed"
+        if not any(cell.speed for cell in ranked.report.measured()):
+            who = "Nothing was timed"
+        elif not ranked.good:
+            who = "None of those that can be compared was timed"
         return Advice(
             question=QUESTIONS[3],
-            answer="Nothing was timed, so speed cannot be advised on.",
+            answer=f"{who}, so speed cannot be advised on.",
             cell="",
             reason="It would be the fastest of all that are good enough.",
         )
-    batch = max(speed.batch_size for cell in timed for speed in cell.speed)
     machine = ranked.report.hardware.get("name") or "this machine"
     if not ranked.good:
         cell = min(timed, key=ranked.order)
         answer = (
-            f"No model is good enough. The least bad is {cell.model}, in {duration(_time(cell))} "
-            f"on {machine}, {batch} at once, {ranked.told(cell)}."
+            f"No model is good enough. The least bad is {words.cell_name(cell)}, in "
+            f"{duration(ranked.time(cell))} on {machine}, {ranked.at_once}, {ranked.told(cell)}."
         )
         return _advice(3, ranked, cell, answer, "The best quality of all that were timed.")
-    cell = min(timed, key=_time)
+    cell = min(timed, key=ranked.time)
     answer = (
-        f"{cell.model} draws {_thing(ranked.report)} in {duration(_time(cell))} on {machine}, "
-        f"{batch} at once, {ranked.told(cell)}."
+        f"{words.cell_name(cell)} draws {_thing(ranked.report)} in "
+        f"{duration(ranked.time(cell))} on {machine}, {ranked.at_once}, {ranked.told(cell)}."
     )
-    less = _less(ranked, cell, _time, lambda cell: duration(_time(cell)), 1)
+    less = _less(ranked, cell, ranked.time, lambda cell: duration(ranked.time(cell)), 1)
     less = f" No faster one is good enough. {less}" if less else ""
     reason = "The least time of all that are good enough."
-    return _advice(3, ranked, cell, answer + less, _joined([reason, _open(ranked, cell, _time)]))
+    untimed = [words.cell_name(cell) for cell in ranked.good if cell not in timed]
+    if untimed:
+        reason = (
+            "The least time of all that are good enough and were timed "
+            f"{ranked.at_once}; not timed so: {listed(untimed, 6)}."
+        )
+    return _advice(
+        3, ranked, cell, answer + less, _joined([reason, _open(ranked, cell, ranked.time)])
+    )
 
 
 def _best_quality(ranked: _Ranked) -> Advice:
@@ -295,24 +320,24 @@ def _best_quality(ranked: _Ranked) -> Advice:
         )
         return _advice(2, ranked, first, answer, "The best value of all.")
     best = min(ranked.good, key=ranked.order)
-    answer = f"{words.cell_name(best)} is the best, {ranked.told(best)}."
-    reason = "The best value of all."
-    if ranked.badness(first) < ranked.badness(best):
-        reason = (
-            "The best value of all that are good enough. The best of all is "
-            f"{words.cell_name(first)}, {ranked.short(first)}."
-        )
+    is_best = ranked.badness(first) >= ranked.badness(best)
+    reason = "The best value of all." if is_best else "The best value of all that are good enough."
     ends = interval_of(ranked.quality[best.key])
     level = [c for c in ranked.good if ends.meets(interval_of(ranked.quality[c.key]))]
-    timed = all(cell.speed for cell in level)
-    cheap = min(level, key=lambda c: (_time(c) if timed else c.nfe, ranked.order(c)))
-    if cheap != best:
-        by = f"takes the least time, {duration(_time(cheap))}" if timed else "needs fewest calls"
+    others = [words.cell_name(cell) for cell in level if cell != best]
+    rank = "has the best value" if others else "is the best"
+    if others:
+        timed = all(math.isfinite(ranked.time(cell)) for cell in level)
+        cheap = min(level, key=lambda c: (ranked.time(c) if timed else c.nfe, ranked.order(c)))
+        least = f"the least time, {duration(ranked.time(cheap))}" if timed else "the fewest calls"
+        told = "" if cheap == best else f", {ranked.short(cheap)}"
         reason += (
-            f" {words.number(len(level)).capitalize()} ways to draw that are good enough are "
-            f"level, for their 95 % intervals meet; of these {words.cell_name(cheap)} {by}, "
-            f"{ranked.short(cheap)}."
+            f" Level with it, for their 95 % intervals meet: {listed(others, 6)}. Of these "
+            f"{words.number(len(level))}, {words.cell_name(cheap)} needs {least}{told}."
         )
+    if not is_best:
+        reason += f" The best of all is {words.cell_name(first)}, {ranked.short(first)}."
+    answer = f"{words.cell_name(best)} {rank}, {ranked.told(best)}."
     return _advice(2, ranked, best, answer, reason)
 
 
@@ -340,25 +365,43 @@ def _likelihoods(report: Report) -> Advice:
             question=QUESTIONS[1],
             answer=f"{listed(named) or none}.",
             cell="",
-            reason=_joined([*told, *_reasons(why)] or [_failures(report)]),
+            reason=_joined([*told, *_reasons(why)] or [_failures(report) or "Nothing was drawn."]),
         )
-    best, *others = found
+    lowest = found[0]
+    bounds = [model for model in found if _is_bound(model)]
+    below = [] if lowest in bounds else bounds  # what lies under these may be lower
+    rest = [model for model in found[1:] if model not in below]
     name = "bits per dimension" if unit == "bits_per_dim" else "nats of a density"
-    answer = f"{best.name} gives {_likelihood(best, unit)} {name}; lower is better."
-    if others:
-        figures = [f"{model.name} {_likelihood(model, unit)}" for model in others]
+    answer = f"{lowest.name} gives {_likelihood(lowest, unit)} {name}"
+    if below:
+        figures = [f"{model.name} {_likelihood(model, unit)}" for model in below]
+        answer += f", {listed(figures)}: which is lowest is open"
+    answer += "; lower is better."
+    if rest:
+        figures = [f"{model.name} {_likelihood(model, unit)}" for model in rest]
         answer += f" The others: {listed(figures)}."
-    bounds = sum(_is_bound(model) for model in found)
-    notes = ['"At most" marks an upper bound, which can only be too high.'] if bounds else []
-    if 0 < bounds < len(found):
+    notes = []
+    level = [model.name for model in found[1:] if _is_level(lowest, model, unit)]
+    if level:
+        notes.append(f"Level with {lowest.name}, for the 95 % intervals meet: {listed(level)}.")
+    if bounds:
+        notes.append('"At most" marks an upper bound, which can only be too high.')
+    if below:
+        notes.append("What lies under a bound may be lower than the estimate before it.")
+    elif 0 < len(bounds) < len(found):
         notes.append("The others are estimates: a model with a bound may be better than it looks.")
-    key = _default_cell(report, best)
-    copied = [what for cell in report.cells if cell.key == key for what in _copied(cell)]
+    keys = [_default_cell(report, model) for model in (lowest, *below)]
+    beware = [
+        f"Beware{f' of {cell.model}' if below else ''}: {what}."
+        for cell in report.cells
+        if cell.key in keys
+        for what in flaws.copied(cell)
+    ]
     return Advice(
         question=QUESTIONS[1],
         answer=answer,
-        cell=key,
-        reason=_joined([*notes, *_reasons(why), *(f"Beware: {what}." for what in copied)]),
+        cell="" if below else keys[0],
+        reason=_joined([*notes, *_reasons(why), *beware]),
     )
 
 
@@ -366,15 +409,29 @@ def _advice(number: int, ranked: _Ranked, cell: Cell, answer: str, reason: str) 
     """Advice with what to beware of."""
     if len(ranked.cells) == 1:
         reason = "There is no other to compare it with."
-    beware = [f"Beware: {what}." for what in _flaws(ranked.report, cell)]
+        if any(ranked.report.family_of(one) == "samples" for one in ranked.report.measured()):
+            reason = "There is no other model to compare it with; files of samples take no part."
+    beware = [f"Beware: {what}." for what in flaws.flaws(ranked.report, cell)]
     return Advice(
         question=QUESTIONS[number], answer=answer, cell=cell.key, reason=_joined([reason, *beware])
     )
 
 
-def _nothing(number: int, reason: str) -> Advice:
-    """The answer to a question where nothing was measured."""
-    answer = "There are no figures to go by."
+def _nothing(report: Report, number: int) -> Advice:
+    """The answer to a question where there is no model to compare."""
+    measured = list(report.measured())
+    models = [cell for cell in measured if report.family_of(cell) != "samples"]
+    failures = _failures(report)
+    if models:
+        answer, reason = "There are no figures of quality to go by.", "The table has the others."
+    elif measured:
+        answer = "Only files of samples were judged, so there is no model to recommend."
+        reason = "The table compares them." if len(measured) > 1 else "The table has its figures."
+    else:
+        answer = "There are no figures to go by."
+        reason = "Nothing could be measured; the table says why." if number else ""
+        failures = failures or "Nothing was drawn."
+    reason = _joined([reason, "" if number else failures])
     return Advice(question=QUESTIONS[number], answer=answer, cell="", reason=reason)
 
 
@@ -397,7 +454,10 @@ def _less(
         below = [cell for cell in below if cost(cell) < cost(front[-1])]
     if not front:
         return ""
-    first, *rest = (f"{cell.model}, {ranked.short(cell)}." for cell in front)
+    names = [words.cell_name(cell).removesuffix(f" in {price(cell)}") for cell in front]
+    first, *rest = (
+        f"{name}, {ranked.short(cell)}." for name, cell in zip(names, front, strict=True)
+    )
     verb = "is" if price(front[0]) == "1 call" else "are"
     parts = [f"If {price(front[0])} {verb} all you have: {first}"]
     parts += [f"With {price(cell)}: {told}" for cell, told in zip(front[1:], rest, strict=True)]
@@ -408,7 +468,9 @@ def _open(ranked: _Ranked, chosen: Cell, cost: Callable[[Cell], float]) -> str:
     """Which of the chosen cell and cheaper ones so many samples do not tell from good enough."""
     if len(ranked.cells) == 1:
         return ""
-    cheaper = [c for c in ranked.cells if cost(c) < cost(chosen) and not _flaws(ranked.report, c)]
+    cheaper = [
+        c for c in ranked.cells if cost(c) < cost(chosen) and not flaws.flaws(ranked.report, c)
+    ]
     near = [
         words.cell_name(cell)
         for cell in (chosen, *cheaper)
@@ -423,51 +485,6 @@ def _open(ranked: _Ranked, chosen: Cell, cost: Callable[[Cell], float]) -> str:
     )
 
 
-def _missing(report: Report, cell: Cell) -> tuple[str, ...]:
-    """Classes and modes that a cell does not show, in words."""
-    found = []
-    names = words.class_names(report, len(cell.class_counts))
-    classes = [names[k] for k in ranking.missing_classes(cell)]
-    if classes:
-        found.append(f"it hardly ever draws {listed(classes)}")
-    modes = cell.record("num_modes")
-    if modes is not None and modes.floor:
-        expected = modes.floor * (1 - (1 - 1 / modes.floor) ** modes.num_fake)
-        if modes.value < FOUND * expected:
-            found.append(f"it shows {modes.value:.0f} of {modes.floor:.0f} modes")
-    return tuple(found)
-
-
-def _narrow(cell: Cell) -> tuple[str, ...]:
-    """Words on a coverage or recall far below that of real data."""
-    found = [record for name in ("coverage", "recall") if (record := cell.record(name))]
-    return tuple(
-        f"{record.name} is {record.value:.2f} where real data score {record.floor:.2f}"
-        for record in found
-        if record.floor is not None and record.value < VARIED * record.floor
-    )
-
-
-def _copied(cell: Cell) -> tuple[str, ...]:
-    """Words on a check for copies of training data that is flagged."""
-    if not cell.memorisation.get("is_flagged"):
-        return ()
-    share = _finite(cell.memorisation.get("share_copied"))
-    if math.isnan(share):
-        return ("signs of copying",)
-    return (
-        f"signs of copying, for {percent(share)} of its samples stand as close to one training "
-        "image as a copy would",
-    )
-
-
-def _flaws(report: Report, cell: Cell) -> tuple[str, ...]:
-    """All that keeps a cell from being good enough whatever its quality, in words."""
-    narrow = _narrow(cell)
-    variety = (f"much of the data is missing among its samples, for {listed(narrow)}",)
-    return (*_missing(report, cell), *(variety if narrow else ()), *_copied(cell))
-
-
 def _share(record: Record) -> str:
     """A share with its interval."""
     low, value, high = interval_of(record)
@@ -480,19 +497,19 @@ def _thing(report: Report) -> str:
     return "a point" if words.things(report) == "points" else "an image"
 
 
-def _calls(number: int) -> str:
-    return plural(number, "network call")
-
-
-def _time(cell: Cell) -> float:
-    """Milliseconds per sample, infinity where not measured: it sorts, NaN does not."""
-    found = cell.milliseconds()
-    return math.inf if math.isnan(found) else found
-
-
 def _is_bound(model: Model) -> bool:
     """Whether a likelihood is only bounded."""
     return "bound" in str(model.likelihood.get("kind", ""))
+
+
+def _is_level(best: Model, other: Model, unit: str) -> bool:
+    """Whether the 95 % intervals of two likelihoods meet."""
+    ends = []
+    for model in (best, other):
+        value, reach = (_finite(model.likelihood.get(f"{unit}{end}")) for end in ("", "_interval"))
+        reach = reach if math.isfinite(reach) else 0.0
+        ends.append(Interval(value - reach, value, value + reach))
+    return ends[0].meets(ends[1])
 
 
 def _reasons(why: Mapping[str, Sequence[str]]) -> list[str]:
@@ -532,7 +549,7 @@ def _failures(report: Report) -> str:
     """Why nothing was measured."""
     errors = [f"{model.name}: {model.error}" for model in report.models if model.error]
     errors += [f"{words.cell_name(cell)}: {cell.error}" for cell in report.cells if cell.error]
-    return _joined(errors) or "Nothing was drawn."
+    return _joined(errors)
 
 
 def _joined(sentences: Iterable[str]) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from trilemma.report import svg
-from trilemma.report.labels import Box, along, place, text_width
+from trilemma.report.labels import Box, along, anywhere, place, text_width
 from trilemma.report.scales import Scale, tick_text
 
 __all__ = ["Axis", "Point", "Series", "chart"]
@@ -120,7 +120,7 @@ def chart(
     ends = [v for p in points for v in (p.low, p.high) if v > 0 or min(values) <= 0]
     y = Scale.around([*values, *ends], frame.bottom, frame.top, y_axis.is_log)
     parts = [_axes(frame, x, y, x_axis, y_axis, narrow)]
-    taken: list[Box] = []
+    taken = [Box(0.0, 0.0, 8.0 + 1.08 * text_width(_axis_name(y_axis, y, frame)), 18.0)]
     if math.isfinite(floor):
         parts.append(svg.line(frame.left, y(floor), frame.right, y(floor), class_="floor"))
         left = frame.right - text_width(floor_label, 11) - 4
@@ -164,10 +164,14 @@ def _axes(frame: Box, x: Scale, y: Scale, x_axis: Axis, y_axis: Axis, narrow: bo
         (y_axis, y, 4.0, 14.0, "strong"),
         (x_axis, x, frame.right, frame.bottom + 39, "strong end"),
     ):
-        name = f"{axis.label} (log scale)" if scale.is_log else axis.label
-        fits = 1.08 * text_width(name) <= frame.right - 4
-        parts.append(svg.text(at_x, at_y, name if fits else axis.label, class_))
+        parts.append(svg.text(at_x, at_y, _axis_name(axis, scale, frame), class_))
     return svg.element("g", *parts)
+
+
+def _axis_name(axis: Axis, scale: Scale, frame: Box) -> str:
+    """What an axis shows, and that it is logarithmic if there is room to say so."""
+    name = f"{axis.label} (log scale)" if scale.is_log else axis.label
+    return name if 1.08 * text_width(name) <= frame.right - 4 else axis.label
 
 
 def _path(one: Series, x: Scale, y: Scale) -> svg.Markup:
@@ -220,6 +224,7 @@ def _labels(
         room = 1.08 * text_width(text, 13), 15.0  # bold
         box = place(*at, room, [*taken, *lines], within, farthest=60.0)
         box = box or place(*at, room, taken, within, farthest=400.0)
+        box = box or anywhere(*at, room, taken, within)
         if box is not None:
             parts += _label(box, at, text, "strong")
             taken.append(box)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from trilemma.metrics import Record
 
-__all__ = ["Interval", "interval_of", "modes_in_all", "modes_of"]
+__all__ = ["Interval", "interval_of", "lacks_modes", "modes_in_all", "modes_of"]
 
 SHARE = 0.1
 """Of an equal share: a mode that is drawn less often does not count as covered."""
@@ -87,3 +87,16 @@ def modes_of(record: Record) -> Interval:
 def modes_in_all(record: Record) -> float | None:
     """The number M of modes that a record ``num_modes`` counts, in old ones kept as their floor."""
     return record.floor if record.most is None else record.most
+
+
+def lacks_modes(record: Record) -> bool:
+    """Whether a record ``num_modes`` shows fewer than as many perfect samples do.
+
+    Of M equal modes n samples miss each with the probability q = (1 - 1 / M)^n, so they show
+    M (1 - q) of them, give or take 1.96 sqrt(M q).
+    """
+    modes = modes_in_all(record)
+    if not modes:
+        return False
+    missed = (1 - 1 / modes) ** record.num_fake
+    return record.value < modes * (1 - missed) - 1.96 * math.sqrt(modes * missed)

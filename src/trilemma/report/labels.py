@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Box", "along", "place", "text_width"]
+__all__ = ["Box", "along", "anywhere", "place", "text_width"]
 
 
 def text_width(text: str, size: float = 12.0) -> float:
@@ -79,6 +79,39 @@ def place(
                 return box
         distance += 7.0
     return None
+
+
+def anywhere(
+    x: float, y: float, size: tuple[float, float], taken: Sequence[Box], within: Box
+) -> Box | None:
+    """Find the free room for a label that is nearest to a point, wherever it is.
+
+    Args:
+        x: of the point.
+        y: of the point.
+        size: width and height of the label.
+        taken: where it must not lie.
+        within: where it must lie.
+
+    Returns:
+        The label's box, to a few pixels; None if there is no room.
+    """
+    width, height = size
+    across = max(0, int((within.right - within.left - width) / 6) + 1)
+    down = max(0, int((within.bottom - within.top - height) / 3) + 1)
+    found = []
+    for i, j in itertools.product(range(across), range(down)):
+        left, top = within.left + 6 * i, within.top + 3 * j
+        box = Box(left, top, left + width, top + height)
+        if within.holds(box) and not any(box.hits(other) for other in taken):
+            found.append(box)
+    return min(
+        found,
+        key=lambda box: math.dist(
+            (x, y), (min(max(x, box.left), box.right), min(max(y, box.top), box.bottom))
+        ),
+        default=None,
+    )
 
 
 def along(corners: Sequence[tuple[float, float]]) -> list[Box]:

@@ -9,6 +9,7 @@ from trilemma.report.advice import Advice, advice, basis
 from trilemma.report.baselines import Baseline, baselines
 from trilemma.report.claims import Claim, claims
 from trilemma.report.grids import stacking_table, wide_table
+from trilemma.report.intervals import lacks_modes, modes_in_all
 from trilemma.report.pictures import (
     COLUMNS,
     LARGEST,
@@ -74,8 +75,8 @@ def _card(sheet: Sheet, one: Advice, cell: Cell | None, index: int) -> Markup:
 
 
 def _told(cell: Cell) -> str:
-    """Calls, time and quality of a cell in one line."""
-    facts = [words.cell_facts(cell)]
+    """Sampler, calls, time and quality of a cell in one line."""
+    facts = [cell.sampler.replace("_", "-"), words.cell_facts(cell)]
     measure = ranking.quality_measure([cell])
     record = None if measure is None else ranking.record_of(cell, measure.name)
     if measure is not None and record is not None:
@@ -167,14 +168,16 @@ def classes(sheet: Sheet) -> Markup:
     found = [cell for cell in sheet.good if ranking.record_of(cell, "num_modes") is not None]
     if not found:
         return Markup("")
-    records = [ranking.record_of(cell, "num_modes") for cell in found]
-    counts = [record.value for record in records if record is not None]
-    totals = [record.floor or record.value for record in records if record is not None]
+    records = [r for cell in found if (r := ranking.record_of(cell, "num_modes")) is not None]
+    counts = [record.value for record in records]
+    totals = [modes_in_all(record) or record.value for record in records]
     drawn = diagrams.bars("modes-found", "Modes found", [c.model for c in found], counts, totals)
-    short = [c.model for c, n, total in zip(found, counts, totals, strict=True) if n < total]
-    told = (
-        f"Some modes are missing in {formats.listed(short)}." if short else "All modes are found."
-    )
+    short = [cell.model for cell, r in zip(found, records, strict=True) if lacks_modes(r)]
+    told = "All modes are found."
+    if short:
+        told = f"Some modes are missing in {formats.listed(short)}."
+    elif any(record.value < total for record, total in zip(records, totals, strict=True)):
+        told = "The modes that were not found may be there: so few samples miss some by chance."
     text = f"Modes of the data with at least one sample; the mark is how many there are. {told}"
     return element(
         "figure",

@@ -22,7 +22,7 @@ from trilemma.report.formats import (
     record_text,
     size_text,
 )
-from trilemma.report.intervals import interval_of
+from trilemma.report.intervals import interval_of, modes_in_all
 from trilemma.report.ranking import SEEN, groups, missing_classes, protocol, record_of
 from trilemma.report.record import Cell, Model, Report
 from trilemma.report.words import (
@@ -262,7 +262,8 @@ def _modes(model: Model, cell: Cell) -> Entry:
     record = record_of(cell, "num_modes")
     if record is not None:
         low, value, high = interval_of(record)
-        return Entry(f"{value:,.0f} of {record.floor or value:,.0f}", "", value, low, high)
+        in_all = modes_in_all(record) or value
+        return Entry(f"{value:,.0f} of {in_all:,.0f}", "", value, low, high)
     judged, rare = judged_classes(cell), set(missing_classes(cell))
     if not judged:
         return Entry()

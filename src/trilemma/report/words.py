@@ -7,6 +7,7 @@ from pathlib import PurePath
 from typing import Any
 
 from trilemma.metrics.base import PROTOCOL
+from trilemma.metrics.digits import LEAST_CERTAINTY
 from trilemma.metrics.fitted import caution
 from trilemma.report.formats import duration, listed, percent, plural
 from trilemma.report.ranking import (
@@ -27,6 +28,7 @@ __all__ = [
     "cell_name",
     "class_names",
     "copies",
+    "copies_found",
     "data_name",
     "defined",
     "family",
@@ -96,7 +98,9 @@ LIMITS = (
     "tell how far it would move if the model were trained again.",
     "Times hold for this machine. Network calls hold everywhere, but a call of a large network "
     "costs more than one of a small network.",
-    "A nearest training datum far away rules out plain copies, not other ways of leaking data.",
+    "The check for copies of training data compares pixels: it sees exact and noisy copies, but "
+    "none that are shifted, even by one pixel, mirrored or recoloured, and no other way of "
+    "leaking data.",
 )
 
 
@@ -177,13 +181,15 @@ def introduction(report: Report) -> str:
     who = " and ".join(words for words, n in counted.items() if n).capitalize()
     each = "" if count == 1 else " each"
     left = f" ({number(failed)} more could not be measured)" if failed else ""
+    all_or_two = "This report measures all three and says which model to take for what."
+    if not num_models:
+        all_or_two = "This report measures the first two; what drew these is not known to it."
     return (
         f"{who}{left} {'gave' if num_files else 'drew'} {drew}{each}, to be held against real data "
         f"({data_name(report)}). "
         "What is wanted of such a model pulls three ways: quality (do the "
         f"{what} look like real ones?), coverage (is every kind of them drawn?) and speed (what "
-        "does one of them cost?). This report measures all three and says which "
-        "model to take for what."
+        f"does one of them cost?). {all_or_two}"
     )
 
 
@@ -337,7 +343,48 @@ def judged_classes(cell: Cell) -> tuple[int, ...]:
 def limits(report: Report) -> tuple[str, ...]:
     """Sentences on what the figures do not tell, and what their features hardly see."""
     flaws = [str(flaw) for flaw in report.data.get("hardly_seen") or ()]
-    return (f"The features of these figures {caution(flaws)}.", *LIMITS) if flaws else LIMITS
+    found = [f"The features of these figures {caution(flaws)}."] if flaws else []
+    sure = report.data.get("unlike_digits")
+    if isinstance(sure, int | float):
+        found.append(
+            "These figures rest on features for handwritten digits, chosen because images are grey "
+            "and 28 or 32 pixels wide, but the real ones hardly look like digits: the classifier "
+            f"gives {sure:.2f} on average to the class it finds most probable, and digits get at "
+            f"least {LEAST_CERTAINTY:.2f}. Its classes are left out; choose others by --extractor."
+        )
+    return (*found, *_changed(report), *_single(report), *LIMITS)
+
+
+def _single(report: Report) -> tuple[str, ...]:
+    """Which times rest on one drawing, which is its own median."""
+    found: dict[int, list[str]] = {}
+    for cell in report.measured():
+        for speed in cell.speed:
+            if speed.repeats == 1:
+                found.setdefault(speed.batch_size, []).append(cell_name(cell))
+    told = [
+        f"{'alone' if size == 1 else f'{size:,} at once'}, {listed(names, 6)}"
+        for size, names in sorted(found.items())
+    ]
+    if not told:
+        return ()
+    return (
+        "Some times are of one drawing, because it took long beside the patience; other work on "
+        f"the machine may have slowed it. These are: {'; '.join(told)}.",
+    )
+
+
+def _changed(report: Report) -> tuple[str, ...]:
+    """In what form real images were compared, if not in the one that they were given in."""
+    given, compared = (list(report.data.get(name) or ()) for name in ("given_shape", "event_shape"))
+    if len(given) != 3 or len(compared) != 3:
+        return ()
+    forms = ["grey" if shape[0] == 1 else "in colour" for shape in (given, compared)]
+    sizes = [f"{shape[1]} x {shape[2]} pixels" for shape in (given, compared)]
+    return (
+        f"Real images were brought to the form of the models, {forms[1]} and {sizes[1]}: the first "
+        f"of them was given {forms[0]}, in {sizes[0]}. What that takes away is not judged.",
+    )
 
 
 def class_names(report: Report, count: int) -> list[str]:
@@ -351,8 +398,12 @@ def copies(found: Mapping[str, Any]) -> str:
     if "share_copied" not in found:
         return ""
     share, expected = float(found["share_copied"]), found.get("expected_share")
-    verdict = "Signs of copying" if found.get("is_flagged") else "No sign of copying"
     low, high = found.get("low"), found.get("high")
+    exact, near = found.get("num_exact") or 0, found.get("num_near") or 0
+    if found.get("is_flagged"):
+        verdict = "Signs of copying"
+    else:
+        verdict = "Copies, too few to rule out chance" if exact else "No sign of copying"
     checked = found.get("num_fake")
     who = "of the samples" if checked is None else f"of {int(checked):,} samples"
     told = f"{verdict}: {percent(share)} {who}"
@@ -361,9 +412,39 @@ def copies(found: Mapping[str, Any]) -> str:
     told += " stand as close to one training image as a copy would"
     if expected is not None:
         told += f"; of real images that were not trained on, {percent(float(expected))} do"
+    if near:
+        others = f"{found.get('expected_near') or 0:,} of {found.get('num_held_out') or 0:,}"
+        told += f". Twice as close: {near:,} samples, and {others} of those real images"
+    if exact:
+        others = f"{found.get('expected_exact') or 0:,}"
+        told += f". {_exact(exact)}; of the real ones, {others}"
     if found.get("num_train") is not None:
         told += f". Searched: {int(found['num_train']):,} training images"
     return f"{told}."
+
+
+def copies_found(found: Mapping[str, Any]) -> str:
+    """How many samples look copied, for a sentence; empty where the check was not made.
+
+    Args:
+        found: what the check for copies of training data came to.
+    """
+    if not isinstance(found.get("share_copied"), int | float):
+        return ""
+    told = (
+        f"{percent(float(found['share_copied']))} of its samples stand as close to one training "
+        "image as a copy would"
+    )
+    exact, near = found.get("num_exact") or 0, found.get("num_near") or 0
+    if exact:
+        return f"{told}, and {_exact(exact)}"
+    return f"{told}, and {near:,} twice as close" if near else told
+
+
+def _exact(count: int) -> str:
+    """How many samples equal a training image."""
+    what = "is a training image" if count == 1 else "are training images"
+    return f"{count:,} {what} byte for byte"
 
 
 def unchecked(cells: Iterable[Cell]) -> tuple[str, ...]:
