@@ -9,8 +9,8 @@ failure in itself: it means that code, libraries or models changed what the docu
     python benchmarks/again.py --data PATH --quick --write epyc-1-thread
 
 Prints a table; of figures that are the same only the number, unless ``--all`` is given. Ends with
-status 1 if a figure moved, a command failed, or one of ``--only`` could not run. ``--write HARDWARE``
-writes new files, dated today, and leaves those of other months as they are.
+status 1 if a figure moved, a command failed, or one of ``--only`` could not run. With
+``--write HARDWARE`` new files are written, dated today; those of other months stay as they are.
 """
 
 import argparse
