@@ -12,12 +12,15 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trilemma.networks import winograd
 from trilemma.networks.winograd import MAX_TILES, POINTS, Conv3x3, _parts, toom_cook
 
+PACK = winograd._pack
 SHAPES = [
     (1, 16, 16),  # one part, no margin
     (5, 16, 16),  # images that do not fill a part
     (9, 32, 32),  # several images a part
+    (10, 32, 32),  # the last part is smaller
     (2, 13, 19),  # sides that tiles overhang
     (1, 72, 76),  # one image in several parts
 ]
@@ -130,6 +133,31 @@ def test_copies_stand_alone(copied):
     with torch.no_grad():
         layer.weight.zero_()
         assert torch.equal(other(x), before)
+
+
+def test_weights_are_laid_out_once(monkeypatch):
+    layer, x, calls = make(), images(10, 32, 32), []
+    monkeypatch.setattr(winograd, "_pack", lambda *args: calls.append(args[1]) or PACK(*args))
+    with torch.no_grad():
+        layer(x)
+        layer(x)
+    assert calls == [256]
+
+
+def test_weights_that_keep_no_version():
+    """Those of a network that was made in inference mode."""
+    x = images(1, 16, 16)
+    with torch.inference_mode():
+        layer = make()
+        for _ in range(2):
+            assert (layer(x) - exact(layer, x)).abs().max() < 1e-4
+            layer.weight.mul_(2)
+    assert layer._packed is not None
+
+
+def test_no_images():
+    with torch.no_grad():
+        assert make()(images(0, 16, 16)).shape == (0, 160, 16, 16)
 
 
 def test_gradients_are_those_of_the_convolution():
