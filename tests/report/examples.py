@@ -308,6 +308,7 @@ def digits(folder: Path, drawn: dict[str, np.ndarray] | None = None) -> Report:
         arrays = {"samples": samples}
         if "share_copied" in one.memorisation:
             gaps = (samples[:16, None].astype(float) - real[None, 40:].astype(float)) ** 2
+            arrays["closest"] = samples[:16]
             arrays["neighbours"] = real[40 + gaps.sum((2, 3, 4)).argmin(1)]
         write(folder, one, **arrays)
     return report

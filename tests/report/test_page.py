@@ -271,22 +271,27 @@ def test_exact_and_near_copies_are_counted_in_words():
     found = examples.copied(0.016, True) | {
         "num_near": 10,
         "expected_near": 1,
+        "num_beside": 9,
         "num_exact": 8,
         "expected_exact": 0,
         "num_held_out": 1500,
     }
     told = words.copies(found)
     assert told.startswith("Signs of copying: 1.6 % of 2,000 samples")
-    assert "Twice as close: 10 samples, and 1 of 1,500 of those real images." in told
+    near = "Four times closer to it than to the next ones: 10 samples, and 1 of 1,500 of those"
+    beside = "Sixteen times closer to it than to the next ones: 9 samples, and 0 of 1,500 of those"
+    assert f"{near} real images. {beside} real images. " in told
     assert "8 are training images byte for byte; of the real ones, 0." in told
     assert words.copies_found(found).endswith("would, and 8 are training images byte for byte")
     near = words.copies_found(found | {"num_exact": 0})
-    assert near.endswith("as a copy would, and 10 twice as close")
+    assert near.endswith("would, and 10 are four times closer to it than to the next ones")
     single = words.copies(found | {"is_flagged": False, "num_near": 1, "num_exact": 1})
     assert single.startswith("Copies, too few to rule out chance: 1.6 %")
     assert "1 is a training image byte for byte" in single
-    none = words.copies(found | {"is_flagged": False, "num_near": 0, "num_exact": 0})
-    assert none.startswith("No sign of copying: ") and "byte" not in none and "Twice" not in none
+    none = words.copies(
+        found | dict.fromkeys(("is_flagged", "num_near", "num_beside", "num_exact"), 0)
+    )
+    assert none.startswith("No sign of copying: ") and "byte" not in none and "times" not in none
     assert words.copies_found({"note": "no training data"}) == ""
 
 
@@ -627,7 +632,7 @@ def test_what_fitted_features_hardly_see_is_among_the_limits(made):
 
 def test_what_the_check_for_copies_does_not_see_is_among_the_limits(digits):
     limits = Reader(digits[2]).text.split("Limits")[1]
-    assert "none that are shifted, even by one pixel, mirrored or recoloured" in limits
+    assert "none that are turned, stretched, cut out or recoloured" in limits
 
 
 def test_data_that_hardly_look_like_digits_are_among_the_limits(made):

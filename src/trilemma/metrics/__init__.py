@@ -47,13 +47,8 @@ from trilemma.metrics.inception_score import (
     inception_score_interval,
 )
 from trilemma.metrics.kernel import KernelDistance, kid, mmd
-from trilemma.metrics.memorisation import (
-    Memorisation,
-    Nearness,
-    memorisation,
-    nearest_neighbours,
-    nearness,
-)
+from trilemma.metrics.memorisation import Memorisation, memorisation
+from trilemma.metrics.nearness import Nearness, nearest_neighbours, nearness
 from trilemma.metrics.precision_recall import ManifoldScores, manifold_scores
 from trilemma.metrics.report import evaluate, evaluate_features
 from trilemma.metrics.tables import evaluate_table

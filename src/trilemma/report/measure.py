@@ -158,10 +158,9 @@ def judge(samples: Tensor, protocol: Protocol, cell: Cell, card: Any, folder: Pa
     pictures = {"samples": _as_pictures(samples)}
     if not isinstance(data, StackedDigits):
         cell = _with_classes(cell, samples, data, protocol)
-        found, neighbours = _copies(samples, protocol, card)
+        found, closest = _copies(samples, protocol, card)
         cell = replace(cell, memorisation=found)
-        if neighbours is not None:
-            pictures["neighbours"] = _as_pictures(neighbours)
+        pictures |= {name: _as_pictures(images) for name, images in closest.items()}
     write_arrays(folder / cell.pictures, **pictures)
     return replace(cell, records=tuple(records))
 
@@ -301,8 +300,10 @@ def _with_classes(cell: Cell, samples: Tensor, data: Data, protocol: Protocol) -
     )
 
 
-def _copies(samples: Tensor, protocol: Protocol, card: Any) -> tuple[dict[str, Any], Tensor | None]:
-    """Check for copies of training data; also the training images nearest to the first samples."""
+def _copies(
+    samples: Tensor, protocol: Protocol, card: Any
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Check for copies of training data; also the samples most like one, and what they are like."""
     shape = tuple(samples.shape[1:])
     key = protocol, shape, (card or {}).get("pad", 0)
     try:
@@ -315,10 +316,12 @@ def _copies(samples: Tensor, protocol: Protocol, card: Any) -> tuple[dict[str, A
         images, known = _REAL[key]
         found = memorisation(samples[:MOST_CHECKED], images, known)
     except ConfigError:
-        return {"note": f"needs training and test data; {protocol.data} lacks one"}, None
+        return {"note": f"needs training and test data; {protocol.data} lacks one"}, {}
     except DataError as error:
-        return {"note": str(error)}, None
-    return found.as_dict(), images[found.indices[:SHOWN_NEIGHBOURS]]
+        return {"note": str(error)}, {}
+    order = found.ratios.argsort(stable=True)[:SHOWN_NEIGHBOURS]
+    pairs = {"closest": samples[order], "neighbours": images[found.indices[order]]}
+    return found.as_dict(), pairs
 
 
 def forget() -> None:

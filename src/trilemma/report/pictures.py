@@ -81,9 +81,9 @@ def pairs(samples: np.ndarray, neighbours: np.ndarray, name: str) -> Markup:
     rows = []
     for start in range(0, len(samples), COLUMNS):
         part = slice(start, start + COLUMNS)
-        about = f"samples {start + 1} to {start + len(samples[part])} of {name}"
+        about = f"samples of {name} that look most like a training image, from number {start + 1}"
         rows.append(png(samples[part], about, COLUMNS, "pair"))
-        rows.append(png(neighbours[part], f"nearest to the {about}", COLUMNS, "pair last"))
+        rows.append(png(neighbours[part], f"training images of the {about}", COLUMNS, "pair last"))
     return element("div", *rows)
 
 

@@ -101,9 +101,9 @@ class Cell:
     def pictures(self) -> str:
         """File of the drawn images beside the report.
 
-        ``samples`` uint8 (n, h, w, c), sample i of seed and i; ``neighbours`` uint8 (m, h, w, c),
-        the training images nearest to the first m samples, if that was measured; for points
-        ``samples`` is float32 (n, 2).
+        ``samples`` uint8 (n, h, w, c), sample i of seed and i; if copies were looked for,
+        ``closest`` and ``neighbours`` uint8 (m, h, w, c), the samples most like a training image
+        and those images; for points ``samples`` is float32 (n, 2).
         """
         return f"cells/{self.key}.npz"
 

@@ -213,8 +213,8 @@ def nearest(sheet: Sheet) -> Markup:
             element("figcaption", sheet.key(cell.model), " ", element("b", cell.model))
         ]
         if found is not None and not isinstance(pictures, str):
-            count = min(len(found), len(pictures["samples"]), MOST_PAIRS)
-            parts.append(pairs(pictures["samples"][:count], found[:count], cell.model))
+            shown = pictures["closest"][:MOST_PAIRS], found[:MOST_PAIRS]
+            parts.append(pairs(*shown, cell.model))
         flagged = bool(cell.memorisation.get("is_flagged"))
         parts.append(element("p", told, class_="warning" if flagged else "note"))
         tiles.append(element("figure", *parts, class_="tile"))
@@ -222,9 +222,9 @@ def nearest(sheet: Sheet) -> Markup:
     if not tiles:
         return join(notes)
     text = (
-        "In each pair of rows: samples above, and below each the training image that is nearest to "
-        "it. A model that has learned draws something new; one that has copied shows the same "
-        "picture twice."
+        "The samples of each model that look most like one training image, and below each of them "
+        "that image. A model that has learned draws something new; one that has copied shows the "
+        "same picture twice, if not moved, mirrored, brighter or paler."
     )
     return join([element("p", text), element("div", *tiles, class_="tiles large"), *notes])
 

@@ -63,7 +63,7 @@ def _read(folder: Path, name: str) -> Pictures | str:
     if not (folder / name).exists():
         return f"No pictures: {name} is not beside the report."
     try:
-        found = read_arrays(folder / name, ["samples"], ["neighbours"])
+        found = read_arrays(folder / name, ["samples"], ["closest", "neighbours"])
     except DataError as error:
         return f"No pictures: {name} cannot be read ({shortened(str(error), 120)})."
     samples = found["samples"]

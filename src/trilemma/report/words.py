@@ -98,9 +98,9 @@ LIMITS = (
     "tell how far it would move if the model were trained again.",
     "Times hold for this machine. Network calls hold everywhere, but a call of a large network "
     "costs more than one of a small network.",
-    "The check for copies of training data compares pixels: it sees exact and noisy copies, but "
-    "none that are shifted, even by one pixel, mirrored or recoloured, and no other way of "
-    "leaking data.",
+    "The check for copies of training data sees exact and noisy copies, also moved, mirrored, "
+    "brighter or paler, but none that are turned, stretched, cut out or recoloured, and no other "
+    "way of leaking data.",
 )
 
 
@@ -399,7 +399,7 @@ def copies(found: Mapping[str, Any]) -> str:
         return ""
     share, expected = float(found["share_copied"]), found.get("expected_share")
     low, high = found.get("low"), found.get("high")
-    exact, near = found.get("num_exact") or 0, found.get("num_near") or 0
+    exact = found.get("num_exact") or 0
     if found.get("is_flagged"):
         verdict = "Signs of copying"
     else:
@@ -412,9 +412,12 @@ def copies(found: Mapping[str, Any]) -> str:
     told += " stand as close to one training image as a copy would"
     if expected is not None:
         told += f"; of real images that were not trained on, {percent(float(expected))} do"
-    if near:
-        others = f"{found.get('expected_near') or 0:,} of {found.get('num_held_out') or 0:,}"
-        told += f". Twice as close: {near:,} samples, and {others} of those real images"
+    held_out = f"of {found.get('num_held_out') or 0:,} of those real images"
+    for much, key in (("Four", "near"), ("Sixteen", "beside")):
+        if found.get(f"num_{key}"):
+            told += f". {much} times closer to it than to the next ones: "
+            told += f"{found[f'num_{key}']:,} samples, and {found.get(f'expected_{key}') or 0:,} "
+            told += held_out
     if exact:
         others = f"{found.get('expected_exact') or 0:,}"
         told += f". {_exact(exact)}; of the real ones, {others}"
@@ -438,7 +441,9 @@ def copies_found(found: Mapping[str, Any]) -> str:
     exact, near = found.get("num_exact") or 0, found.get("num_near") or 0
     if exact:
         return f"{told}, and {_exact(exact)}"
-    return f"{told}, and {near:,} twice as close" if near else told
+    if near:
+        return f"{told}, and {near:,} are four times closer to it than to the next ones"
+    return told
 
 
 def _exact(count: int) -> str:
