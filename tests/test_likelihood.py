@@ -18,7 +18,7 @@ from trilemma.methods import CLDSGM, DDGAN
 from trilemma.networks import PointGenerator, PointScore
 from trilemma.oracle import ExactMixture
 from trilemma.parametrisation import Predict
-from trilemma.processes import CLD, VE, VP, GeometricVP, SubVP
+from trilemma.processes import CLD, VE, VP, GeometricVP, LinearSDE, SubVP
 from trilemma.rng import BatchRng
 
 T_MIN = 1e-5
@@ -77,6 +77,58 @@ def test_hutchinson_is_unbiased(probe):
     assert abs(float(many.nats.mean() - exact.nats[0])) < 5 * error
 
 
+def test_probing_the_velocities_alone_is_unbiased_and_surer():
+    """Of position and velocity the coupling is known, and its noise is most of the estimate's."""
+    oracle = ExactMixture(CLD(), torch.tensor([[-1.0, 0.3], [0.8, -0.4]]), 0.4)
+    point, velocity = torch.tensor([[0.1, 0.5]], dtype=torch.float64), torch.ones(1, 2).double()
+    exact = negative_log_likelihood(oracle, point, ReplayRng(velocity), divergence="exact")
+    spread = {}
+    for probed in ("noisy", "all"):
+        probes = torch.randn(2000, 4, dtype=torch.float64)
+        rng = ReplayRng(velocity.expand(2000, 2), probes)
+        found = negative_log_likelihood(oracle, point.expand(2000, 2), rng, probed=probed)
+        spread[probed] = float(found.nats.std())
+        gap = float(found.nats.mean() - exact.nats[0])
+        assert abs(gap) < 5 * spread[probed] / 2000**0.5
+    assert 0 < spread["noisy"] < 0.5 * spread["all"]
+
+
+class DampedPosition(LinearSDE):
+    """Position that falls by itself, driven by a noisy velocity: no block without a trace."""
+
+    num_blocks = 2
+
+    def drift_matrix(self, t):
+        return torch.tensor([[-0.7, 1.5], [-1.2, -2.0]], dtype=torch.float64).expand(*t.shape, 2, 2)
+
+    def diffusion_matrix(self, t):
+        return torch.tensor([[0.0, 0.0], [0.0, 1.1]], dtype=torch.float64).expand(*t.shape, 2, 2)
+
+    def initial_cov(self):
+        return torch.diag(torch.tensor([0.0, 0.3], dtype=torch.float64))
+
+    def prior_cov(self):
+        """Where data of variance 0.25 end."""
+        spread = torch.diag(torch.tensor([0.25, 0.3], dtype=torch.float64))
+        return self.marginal(1.0, initial_cov=spread).cov
+
+
+@pytest.mark.parametrize("divergence", ["exact", "hutchinson"])
+def test_trace_of_blocks_without_noise_is_that_of_the_drift(divergence):
+    """One Gaussian: its density is known, and Rademacher's probe of one block is exact."""
+    process, t_min = DampedPosition(), 1e-3
+    oracle = ExactMixture(process, torch.zeros(1, 1).double(), 0.5)
+    x0, eps = torch.tensor([[0.4], [-1.1]], dtype=torch.float64), torch.ones(2, 1).double()
+    rng = ReplayRng(eps, torch.randn(2, 2, dtype=torch.float64))
+    found = negative_log_likelihood(oracle, x0, rng, divergence=divergence, t_min=t_min)
+    spread = torch.diag(torch.tensor([0.25, 0.3], dtype=torch.float64))
+    start = process.marginal(t_min, initial_cov=spread).cov
+    law = torch.distributions.MultivariateNormal(torch.zeros(2).double(), start)
+    joint = law.log_prob(torch.cat([x0, math.sqrt(0.3) * eps], dim=1))
+    entropy = (1 + math.log(2 * math.pi * 0.3)) / 2
+    torch.testing.assert_close(found.nats, -joint - entropy, rtol=0, atol=1e-4)
+
+
 def test_bound_with_velocities_is_that_of_the_joint_density():
     """-log p(x, v) - H(v), with the joint density at t_min known for Gaussian data."""
     process, std, t_min = CLD(), 0.5, 1e-5
@@ -119,7 +171,7 @@ def test_recorded_likelihoods(setting, probe):
     """Both solvers stop at a tolerance of 1e-5, and the recorded one errs by up to 0.005."""
     method, x0, velocity, drawn, bound = recorded(setting, probe)
     rng = ReplayRng(velocity / math.sqrt(0.04 * 0.25), drawn)
-    found = negative_log_likelihood(method.denoiser(), x0, rng, probe=probe)
+    found = negative_log_likelihood(method.denoiser(), x0, rng, probe=probe, probed="all")
     torch.testing.assert_close(found.nats, bound, rtol=0, atol=5e-3)
 
 

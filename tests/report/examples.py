@@ -309,6 +309,7 @@ def digits(folder: Path, drawn: dict[str, np.ndarray] | None = None) -> Report:
         if "share_copied" in one.memorisation:
             gaps = (samples[:16, None].astype(float) - real[None, 40:].astype(float)) ** 2
             arrays["closest"] = samples[:16]
+            arrays["real_closest"], arrays["real_neighbours"] = real[:16], real[16:32]
             arrays["neighbours"] = real[40 + gaps.sum((2, 3, 4)).argmin(1)]
         write(folder, one, **arrays)
     return report

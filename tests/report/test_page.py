@@ -267,6 +267,13 @@ def test_copies_are_told_in_words(digits):
     assert "Not checked for cld-mnist: needs training and test data: no split 'test'." in text
 
 
+def test_new_real_images_stand_beside_the_samples_most_like_training_images(digits):
+    """Once, before the models, for they say how close new images come."""
+    text = Reader(digits[2]).text
+    assert text.count("real images that were not trained on Those most like a training") == 1
+    assert text.index("Those most like a training image") < text.index("No sign of copying")
+
+
 def test_exact_and_near_copies_are_counted_in_words():
     found = examples.copied(0.016, True) | {
         "num_near": 10,

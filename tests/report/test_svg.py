@@ -345,9 +345,9 @@ def test_dots_lie_inside_the_frame():
     assert dots[1] == pytest.approx((x + w, y + h), abs=0.06)
 
 
-def test_markers_tell_seven_times_five_series_apart():
-    drawn = {svg.marker(i, 0, 0, 5, True) for i in range(35)}
-    assert len(drawn) == 35
+def test_markers_tell_seven_times_six_series_apart():
+    drawn = {svg.marker(i, 0, 0, 5, True) for i in range(42)}
+    assert len(drawn) == 42
 
 
 @pytest.mark.parametrize(

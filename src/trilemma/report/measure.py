@@ -303,7 +303,7 @@ def _with_classes(cell: Cell, samples: Tensor, data: Data, protocol: Protocol) -
 def _copies(
     samples: Tensor, protocol: Protocol, card: Any
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Check for copies of training data; also the samples most like one, and what they are like."""
+    """Check for copies of training data; also what is most like them, of samples and real data."""
     shape = tuple(samples.shape[1:])
     key = protocol, shape, (card or {}).get("pad", 0)
     try:
@@ -312,15 +312,20 @@ def _copies(
             train, held_out = (protocol.real(shape, card, name) for name in ("train", "test"))
             images = train.images_uint8(_some(len(train), MOST_SEARCHED, protocol.seed))
             checked = held_out.images_uint8(_some(len(held_out), MOST_CHECKED, protocol.seed))
-            _REAL[key] = images, nearness(checked, images)
-        images, known = _REAL[key]
+            _REAL[key] = images, checked, nearness(checked, images)
+        images, checked, known = _REAL[key]
         found = memorisation(samples[:MOST_CHECKED], images, known)
     except ConfigError:
         return {"note": f"needs training and test data; {protocol.data} lacks one"}, {}
     except DataError as error:
         return {"note": str(error)}, {}
-    order = found.ratios.argsort(stable=True)[:SHOWN_NEIGHBOURS]
-    pairs = {"closest": samples[order], "neighbours": images[found.indices[order]]}
+    first, real = (one.ratios.argsort(stable=True)[:SHOWN_NEIGHBOURS] for one in (found, known))
+    pairs = {
+        "closest": samples[first],
+        "neighbours": images[found.indices[first]],
+        "real_closest": checked[real],
+        "real_neighbours": images[known.indices[real]],
+    }
     return found.as_dict(), pairs
 
 
@@ -329,8 +334,8 @@ def forget() -> None:
     _REAL.clear()
 
 
-_REAL: dict[tuple[Protocol, tuple[int, ...], int], tuple[Tensor, Nearness]] = {}
-"""Training images and the nearness of held-out ones, kept by a process for its next cells."""
+_REAL: dict[tuple[Protocol, tuple[int, ...], int], tuple[Tensor, Tensor, Nearness]] = {}
+"""Training images, held-out ones and their nearness, kept by a process for its next cells."""
 
 
 def _some(length: int, most: int, seed: int) -> Tensor:

@@ -76,13 +76,13 @@ def strip(sheet: Sheet, cell: Cell, index: int) -> Markup:
     return png(samples[:STRIP], f"{STRIP} samples of {cell.model}", STRIP, "strip")
 
 
-def pairs(samples: np.ndarray, neighbours: np.ndarray, name: str) -> Markup:
-    """Rows of samples, each above the row of their neighbours."""
+def pairs(images: np.ndarray, neighbours: np.ndarray, name: str) -> Markup:
+    """Rows of images, each above the row of their neighbours."""
     rows = []
-    for start in range(0, len(samples), COLUMNS):
+    for start in range(0, len(images), COLUMNS):
         part = slice(start, start + COLUMNS)
-        about = f"samples of {name} that look most like a training image, from number {start + 1}"
-        rows.append(png(samples[part], about, COLUMNS, "pair"))
+        about = f"{name} that look most like a training image, from number {start + 1}"
+        rows.append(png(images[part], about, COLUMNS, "pair"))
         rows.append(png(neighbours[part], f"training images of the {about}", COLUMNS, "pair last"))
     return element("div", *rows)
 

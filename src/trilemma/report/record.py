@@ -103,7 +103,8 @@ class Cell:
 
         ``samples`` uint8 (n, h, w, c), sample i of seed and i; if copies were looked for,
         ``closest`` and ``neighbours`` uint8 (m, h, w, c), the samples most like a training image
-        and those images; for points ``samples`` is float32 (n, 2).
+        and those images, and ``real_closest`` and ``real_neighbours``, the same of held-out data;
+        for points ``samples`` is float32 (n, 2).
         """
         return f"cells/{self.key}.npz"
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from trilemma.report import diagrams, formats, ranking, words
 from trilemma.report.advice import Advice, advice, basis
 from trilemma.report.baselines import Baseline, baselines
@@ -202,19 +204,18 @@ def _class_bars(sheet: Sheet, cell: Cell, index: int) -> Markup:
 
 def nearest(sheet: Sheet) -> Markup:
     """Samples above their nearest training images, and what the check for copies came to."""
-    tiles = []
+    tiles, real = [], None
     for cell in sheet.good:
         told = words.copies(cell.memorisation)
-        pictures = sheet.pictures(cell)
-        found = None if isinstance(pictures, str) else pictures.get("neighbours")
-        if not told and found is None:
+        pictures = _pairs(sheet, cell, "closest", "neighbours")
+        if not told and pictures is None:
             continue
+        real = real or _real_tile(sheet, cell)
         parts: list[str] = [
             element("figcaption", sheet.key(cell.model), " ", element("b", cell.model))
         ]
-        if found is not None and not isinstance(pictures, str):
-            shown = pictures["closest"][:MOST_PAIRS], found[:MOST_PAIRS]
-            parts.append(pairs(*shown, cell.model))
+        if pictures is not None:
+            parts.append(pairs(*pictures, f"samples of {cell.model}"))
         flagged = bool(cell.memorisation.get("is_flagged"))
         parts.append(element("p", told, class_="warning" if flagged else "note"))
         tiles.append(element("figure", *parts, class_="tile"))
@@ -223,10 +224,38 @@ def nearest(sheet: Sheet) -> Markup:
         return join(notes)
     text = (
         "The samples of each model that look most like one training image, and below each of them "
-        "that image. A model that has learned draws something new; one that has copied shows the "
-        "same picture twice, if not moved, mirrored, brighter or paler."
+        "that image. A model that has copied shows the same picture twice, if not moved, mirrored, "
+        "brighter or paler. One that has learned comes no closer than new real images do, which "
+        "stand first: simple pictures have near neighbours by themselves."
     )
-    return join([element("p", text), element("div", *tiles, class_="tiles large"), *notes])
+    shown = ([real] if real else []) + tiles
+    return join([element("p", text), element("div", *shown, class_="tiles large"), *notes])
+
+
+def _real_tile(sheet: Sheet, cell: Cell) -> Markup | None:
+    """Held-out real images above their nearest training images, if a cell has them."""
+    pictures = _pairs(sheet, cell, "real_closest", "real_neighbours")
+    if pictures is None:
+        return None
+    count = cell.memorisation.get("num_held_out")
+    checked = "" if count is None else f", of {int(count):,}"
+    return element(
+        "figure",
+        element("figcaption", element("b", "real images"), " that were not trained on"),
+        pairs(*pictures, "real images"),
+        element("p", f"Those most like a training image{checked}.", class_="note"),
+        class_="tile",
+    )
+
+
+def _pairs(
+    sheet: Sheet, cell: Cell, first: str, second: str
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Two sets of pictures of a cell that belong together, or None where one is missing."""
+    pictures = sheet.pictures(cell)
+    if isinstance(pictures, str) or first not in pictures or second not in pictures:
+        return None
+    return pictures[first][:MOST_PAIRS], pictures[second][:MOST_PAIRS]
 
 
 def claim_table(sheet: Sheet) -> Markup:

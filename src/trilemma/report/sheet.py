@@ -16,6 +16,8 @@ from trilemma.report.svg import Markup, element
 
 __all__ = ["Sheet"]
 
+PAIRS = ("closest", "neighbours", "real_closest", "real_neighbours")
+
 Pictures = dict[str, np.ndarray]
 
 
@@ -63,7 +65,7 @@ def _read(folder: Path, name: str) -> Pictures | str:
     if not (folder / name).exists():
         return f"No pictures: {name} is not beside the report."
     try:
-        found = read_arrays(folder / name, ["samples"], ["closest", "neighbours"])
+        found = read_arrays(folder / name, ["samples"], PAIRS)
     except DataError as error:
         return f"No pictures: {name} cannot be read ({shortened(str(error), 120)})."
     samples = found["samples"]

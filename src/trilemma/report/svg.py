@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 NUM_COLOURS = 7
-NUM_SHAPES = 5
+NUM_SHAPES = 6
 VOID = ("br", "col", "hr", "img", "link", "meta", "wbr")
 
 
@@ -109,17 +109,18 @@ def marker(index: int, x: float, y: float, radius: float, is_full: bool, hint: s
     shape = index % NUM_SHAPES
     if shape == 0:
         return element("circle", *about, cx=x, cy=y, r=radius, class_=class_)
-    turns, start, scale = {
-        1: (4, math.pi / 4, 1.25),
-        2: (3, -math.pi / 2, 1.35),
-        3: (4, 0.0, 1.3),
-        4: (3, math.pi / 2, 1.35),
+    corners, start, scales = {
+        1: (4, math.pi / 4, (1.25,)),
+        2: (3, -math.pi / 2, (1.35,)),
+        3: (4, 0.0, (1.3,)),
+        4: (3, math.pi / 2, (1.35,)),
+        5: (8, 0.0, (1.5, 0.6)),  # a star of four points
     }[shape]
-    angles = [start + 2 * math.pi * i / turns for i in range(turns)]
+    angles = [start + 2 * math.pi * i / corners for i in range(corners)]
+    radii = [radius * scales[i % len(scales)] for i in range(corners)]
     where = " ".join(
-        f"{coordinate(x + scale * radius * math.cos(a))},"
-        f"{coordinate(y + scale * radius * math.sin(a))}"
-        for a in angles
+        f"{coordinate(x + r * math.cos(a))},{coordinate(y + r * math.sin(a))}"
+        for a, r in zip(angles, radii, strict=True)
     )
     return element("polygon", *about, points=where, class_=class_)
 
