@@ -313,6 +313,10 @@ def test_data_are_set_by_one_word(points):
     config = load_recipe("ddgan-mnist")
     set_data(config, "some/folder")
     assert config["data"]["init_args"]["path"] == "some/folder"
+    stacked = load_recipe("ddgan-stacked-mnist-small")
+    for named in ("some/folder", "stacked:some/folder"):  # as for evaluate
+        set_data(stacked, named)
+        assert stacked["data"]["init_args"]["path"] == "some/folder"
 
 
 # ------------------------------------------------------------------------- mistakes

@@ -125,9 +125,14 @@ def override(config: Config, key: str, text: str) -> None:
 
 
 def set_data(config: Config, where: str) -> None:
-    """Point a recipe at other data, in place: a path, a Hub name, or a toy's name."""
+    """Point a recipe at other data, in place: a path, a Hub name, or a toy's name.
+
+    Stacked digits may be named as for ``evaluate``, ``stacked:PATH``.
+    """
     node = config["data"]
     key = "name" if node["class_path"] == "Toy" else "path"
+    if node["class_path"] == "StackedDigits":
+        where = where.removeprefix("stacked:")
     _arguments(node)[key] = where
 
 

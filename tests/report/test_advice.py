@@ -84,10 +84,10 @@ def test_of_several_models():
     )
     assert few.answer.endswith("If 4 calls are all you have: gan with gddim, at a distance of 5.0.")
     assert best.cell == "pixel/gddim-1000"
-    assert best.answer.startswith("pixel with gddim in 1,000 calls has the best value, at a dist")
+    assert best.answer.startswith("pixel with gddim in 1,000 calls has the best quality, at a dist")
     assert best.reason == (
-        "The best value of all. Level with it, for their 95 % intervals meet: latent with gddim in "
-        "20 calls. Of these two, latent with gddim in 20 calls needs the least time, 12 ms, at a "
+        "The best quality of all. Level with it, for their 95 % intervals meet: latent with gddim "
+        "in 20 calls. Of these two, latent with gddim in 20 calls needs the least time, 12 ms, at a "
         "distance of 0.50."
     )
     assert fast.cell == "latent/gddim-10"
@@ -116,7 +116,7 @@ def test_best_is_the_lowest_where_intervals_do_not_meet():
         for c in SEVERAL
     ]
     best = advice(report(*sharp))[2]
-    assert best.cell == "pixel/gddim-1000" and best.reason == "The best value of all."
+    assert best.cell == "pixel/gddim-1000" and best.reason == "The best quality of all."
     assert best.answer.startswith("pixel with gddim in 1,000 calls is the best, at a distance of")
 
 
@@ -202,7 +202,7 @@ def test_a_single_model_has_no_other_model_beside_it():
 def test_exact_copies_are_named():
     found = {"share_copied": 0.016, "is_flagged": True, "num_near": 10, "num_exact": 10}
     told = advice(report(cell("a", 1, record(0.11), ms=1.0, memorisation=found)))[0].reason
-    assert "signs of copying, for 1.6 % of its samples stand as close" in told
+    assert "signs of copying, for 1.6 % of its samples come as close" in told
     assert "and 10 are training images byte for byte" in told
 
 
@@ -246,7 +246,7 @@ def test_likelihoods():
         and found.cell == "latent/gddim-10"
     )
     assert found.answer.endswith("The others: pixel 2.08.")
-    assert "upper bound" in found.reason and "The others are estimates" in found.reason
+    assert "upper bound" in found.reason and "Figures without it are estimates" in found.reason
     assert "gan: a GAN has no likelihood" in found.reason
     lost = advice(report(*SEVERAL, likelihoods={"pixel": {"bits_per_dim": math.nan}}))[1]
     assert lost.answer == "gan, latent and pixel." and lost.cell == ""
@@ -449,10 +449,10 @@ def test_the_best_of_equal_values_names_the_others():
     best = advice(report(*cells))[2]
     assert best.cell == "a/gddim-20"
     assert best.answer == (
-        "a with gddim in 20 calls has the best value, at a distance of 1.00 to real data."
+        "a with gddim in 20 calls has the best quality, at a distance of 1.00 to real data."
     )
     assert best.reason == (
-        "The best value of all. Level with it, for their 95 % intervals meet: b with gddim in 20 "
+        "The best quality of all. Level with it, for their 95 % intervals meet: b with gddim in 20 "
         "calls and c with gddim in 10 calls. Of these three, a with gddim in 20 calls needs the "
         "least time, 8.0 ms."
     )

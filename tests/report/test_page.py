@@ -289,9 +289,11 @@ def test_exact_and_near_copies_are_counted_in_words():
     beside = "Sixteen times closer to it than to the next ones: 9 samples, and 0 of 1,500 of those"
     assert f"{near} real images. {beside} real images. " in told
     assert "8 are training images byte for byte; of the real ones, 0." in told
-    assert words.copies_found(found).endswith("would, and 8 are training images byte for byte")
+    assert words.copies_found(found).endswith(
+        "real images, and 8 are training images byte for byte"
+    )
     near = words.copies_found(found | {"num_exact": 0})
-    assert near.endswith("would, and 10 are four times closer to it than to the next ones")
+    assert near.endswith("images, and 10 are four times closer to it than to the next ones")
     single = words.copies(found | {"is_flagged": False, "num_near": 1, "num_exact": 1})
     assert single.startswith("Copies, too few to rule out chance: 1.6 %")
     assert "1 is a training image byte for byte" in single
@@ -635,6 +637,23 @@ def test_what_fitted_features_hardly_see_is_among_the_limits(made):
     told = "hardly see: blurred by 1 pixel, noise of 0.05. Do not compare models by them"
     assert told in text.split("Limits")[1] and "hardly see" not in html
     assert "hardly_seen" not in report.data  # as in reports of before
+
+
+def test_unequal_training_is_told(tmp_path):
+    """Where cards say how much data a model has seen; its own figures stay out of the page."""
+    report = examples.one_model(tmp_path)
+    first = replace(report.models[0], card={"images_seen": 500_000, "quality": "fd 3.14"})
+    other = replace(first, name="other", card={"images_seen": 1_700_000})
+    told = " ".join(words.limits(replace(report, models=(first, other))))
+    assert f"not trained on equally much: {first.name} 500,000 and other 1,700,000 (counted" in told
+    for models in (
+        (first,),
+        (first, replace(other, card={})),
+        (first, replace(other, card=first.card)),
+    ):
+        assert "equally much" not in " ".join(words.limits(replace(report, models=models)))
+    text = page.render(replace(report, models=(first,)), tmp_path)
+    assert "500000" in text and "3.14" not in text
 
 
 def test_what_the_check_for_copies_does_not_see_is_among_the_limits(digits):

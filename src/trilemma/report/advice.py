@@ -318,14 +318,16 @@ def _best_quality(ranked: _Ranked) -> Advice:
             f"No model is good enough. The least bad is {words.cell_name(first)}, "
             f"{ranked.told(first)}."
         )
-        return _advice(2, ranked, first, answer, "The best value of all.")
+        return _advice(2, ranked, first, answer, "The best quality of all.")
     best = min(ranked.good, key=ranked.order)
     is_best = ranked.badness(first) >= ranked.badness(best)
-    reason = "The best value of all." if is_best else "The best value of all that are good enough."
+    reason = (
+        "The best quality of all." if is_best else "The best quality of all that are good enough."
+    )
     ends = interval_of(ranked.quality[best.key])
     level = [c for c in ranked.good if ends.meets(interval_of(ranked.quality[c.key]))]
     others = [words.cell_name(cell) for cell in level if cell != best]
-    rank = "has the best value" if others else "is the best"
+    rank = "has the best quality" if others else "is the best"
     if others:
         timed = all(math.isfinite(ranked.time(cell)) for cell in level)
         cheap = min(level, key=lambda c: (ranked.time(c) if timed else c.nfe, ranked.order(c)))
@@ -389,7 +391,9 @@ def _likelihoods(report: Report) -> Advice:
     if below:
         notes.append("What lies under a bound may be lower than the estimate before it.")
     elif 0 < len(bounds) < len(found):
-        notes.append("The others are estimates: a model with a bound may be better than it looks.")
+        notes.append(
+            "Figures without it are estimates: a model with a bound may be better than it looks."
+        )
     keys = [_default_cell(report, model) for model in (lowest, *below)]
     beware = [
         f"Beware{f' of {cell.model}' if below else ''}: {what}."

@@ -96,6 +96,9 @@ def tables(sheet: Sheet) -> Markup:
     parts.append(wide_table(sheet, found, found.caption, "One line per model"))
     others = table(report, report.cells)
     if len(report.cells) > len(sheet.cells):
+        told = "Each model stands here as it draws unless told otherwise; all other ways are below."
+        parts.append(element("p", told, class_="note"))
+    if len(report.cells) > len(sheet.cells):
         parts.append(
             element(
                 "details",
@@ -223,10 +226,11 @@ def nearest(sheet: Sheet) -> Markup:
     if not tiles:
         return join(notes)
     text = (
-        "The samples of each model that look most like one training image, and below each of them "
-        "that image. A model that has copied shows the same picture twice, if not moved, mirrored, "
-        "brighter or paler. One that has learned comes no closer than new real images do, which "
-        "stand first: simple pictures have near neighbours by themselves."
+        "Above, the samples of each model that look most like one training image, the nearest "
+        "first; below each of them that image, which may be moved, mirrored, brighter or paler. "
+        "Pairs look alike even for new real images, which stand first, because simple pictures "
+        "have near neighbours by themselves. Only a model whose pairs are clearly closer than "
+        "theirs has copied."
     )
     shown = ([real] if real else []) + tiles
     return join([element("p", text), element("div", *shown, class_="tiles large"), *notes])
@@ -357,7 +361,12 @@ def _origin(model: Model) -> list[str]:
     note = model.likelihood.get("note")
     if note:
         parts.append(f"; no likelihood: {note}")
-    plain = {k: v for k, v in model.card.items() if isinstance(v, str | int | float)}
+    # its own figures are of other numbers of samples than those of the report
+    plain = {
+        key: value
+        for key, value in model.card.items()
+        if isinstance(value, str | int | float) and key != "quality"
+    }
     if plain:
         told = "; ".join(f"{key}: {value}" for key, value in plain.items())
         parts.append(element("small", formats.shortened(told, 400)))

@@ -352,7 +352,23 @@ def limits(report: Report) -> tuple[str, ...]:
             f"gives {sure:.2f} on average to the class it finds most probable, and digits get at "
             f"least {LEAST_CERTAINTY:.2f}. Its classes are left out; choose others by --extractor."
         )
-    return (*found, *_changed(report), *_single(report), *LIMITS)
+    return (*found, *_changed(report), *_unequal(report), *_single(report), *LIMITS)
+
+
+def _unequal(report: Report) -> tuple[str, ...]:
+    """How much training data each model has seen, where cards say so and it is not the same."""
+    seen = {
+        model.name: model.card["images_seen"]
+        for model in report.models
+        if isinstance(model.card.get("images_seen"), int)
+    }
+    if len(set(seen.values())) < 2:
+        return ()
+    told = listed([f"{name} {count:,}" for name, count in seen.items()])
+    return (
+        f"The models were not trained on equally much: {told} (counted with repeats). A model that "
+        "has seen more may be ahead for that.",
+    )
 
 
 def _single(report: Report) -> tuple[str, ...]:
@@ -369,8 +385,8 @@ def _single(report: Report) -> tuple[str, ...]:
     if not told:
         return ()
     return (
-        "Some times are of one drawing, because it took long beside the patience; other work on "
-        f"the machine may have slowed it. These are: {'; '.join(told)}.",
+        "Some times were measured once only, because a drawing took long; other work on the "
+        f"machine may have slowed it. These are: {'; '.join(told)}.",
     )
 
 
@@ -409,9 +425,7 @@ def copies(found: Mapping[str, Any]) -> str:
     told = f"{verdict}: {percent(share)} {who}"
     if low is not None and high is not None:
         told += f" (95 % interval {percent(low)} to {percent(high)})"
-    told += " stand as close to one training image as a copy would"
-    if expected is not None:
-        told += f"; of real images that were not trained on, {percent(float(expected))} do"
+    told += f" come {_close(expected)}"
     held_out = f"of {found.get('num_held_out') or 0:,} of those real images"
     for much, key in (("Four", "near"), ("Sixteen", "beside")):
         if found.get(f"num_{key}"):
@@ -434,16 +448,22 @@ def copies_found(found: Mapping[str, Any]) -> str:
     """
     if not isinstance(found.get("share_copied"), int | float):
         return ""
-    told = (
-        f"{percent(float(found['share_copied']))} of its samples stand as close to one training "
-        "image as a copy would"
-    )
+    share, expected = float(found["share_copied"]), found.get("expected_share")
+    told = f"{percent(share)} of its samples come {_close(expected)}"
     exact, near = found.get("num_exact") or 0, found.get("num_near") or 0
     if exact:
         return f"{told}, and {_exact(exact)}"
     if near:
         return f"{told}, and {near:,} are four times closer to it than to the next ones"
     return told
+
+
+def _close(expected: Any) -> str:
+    """How close, in terms of the held-out real images that come as close."""
+    told = "as close to one training image"
+    if expected is None:
+        return f"{told} as a copy would"
+    return f"{told} as the closest {percent(float(expected))} of new real images"
 
 
 def _exact(count: int) -> str:
