@@ -93,6 +93,14 @@ def test_probing_the_velocities_alone_is_unbiased_and_surer():
     assert 0 < spread["noisy"] < 0.5 * spread["all"]
 
 
+def test_recorded_probes_are_left_as_they_are():
+    oracle = ExactMixture(CLD(), torch.zeros(1, 2).double(), 0.4)
+    velocity, probe = torch.ones(1, 2).double(), torch.ones(1, 4).double()
+    rng, point = ReplayRng(velocity, probe), torch.zeros(1, 2).double()
+    negative_log_likelihood(oracle, point, rng, probe="gaussian", probed="noisy", rtol=1e-2)
+    assert torch.equal(probe, torch.ones(1, 4).double())
+
+
 class DampedPosition(LinearSDE):
     """Position that falls by itself, driven by a noisy velocity: no block without a trace."""
 
@@ -120,7 +128,9 @@ def test_trace_of_blocks_without_noise_is_that_of_the_drift(divergence):
     oracle = ExactMixture(process, torch.zeros(1, 1).double(), 0.5)
     x0, eps = torch.tensor([[0.4], [-1.1]], dtype=torch.float64), torch.ones(2, 1).double()
     rng = ReplayRng(eps, torch.randn(2, 2, dtype=torch.float64))
-    found = negative_log_likelihood(oracle, x0, rng, divergence=divergence, t_min=t_min)
+    found = negative_log_likelihood(
+        oracle, x0, rng, divergence=divergence, probed="noisy", t_min=t_min
+    )
     spread = torch.diag(torch.tensor([0.25, 0.3], dtype=torch.float64))
     start = process.marginal(t_min, initial_cov=spread).cov
     law = torch.distributions.MultivariateNormal(torch.zeros(2).double(), start)
@@ -171,7 +181,7 @@ def test_recorded_likelihoods(setting, probe):
     """Both solvers stop at a tolerance of 1e-5, and the recorded one errs by up to 0.005."""
     method, x0, velocity, drawn, bound = recorded(setting, probe)
     rng = ReplayRng(velocity / math.sqrt(0.04 * 0.25), drawn)
-    found = negative_log_likelihood(method.denoiser(), x0, rng, probe=probe, probed="all")
+    found = negative_log_likelihood(method.denoiser(), x0, rng, probe=probe)
     torch.testing.assert_close(found.nats, bound, rtol=0, atol=5e-3)
 
 

@@ -335,7 +335,7 @@ def likelihood(
     check_density(method, num_draws)
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:num]
     device = next(method.parameters()).device
-    options: dict[str, Any] = {"divergence": divergence, "probe": probe}
+    options: dict[str, Any] = {"divergence": divergence, "probe": probe, "probed": "noisy"}
     options |= {"rtol": tolerance, "atol": tolerance}
     if isinstance(method, LSGM):  # a network knows nothing of times before its first
         options["t_min"] = min(method.sampling_t_min, getattr(method.prior, "t_min", 1.0))

@@ -113,7 +113,7 @@ def lying_at(ratios):
     """Nearness of held-out images with these ratios, none of which is a copy."""
     ratios = torch.tensor(ratios, dtype=torch.float64)
     nothing = torch.zeros(len(ratios), dtype=torch.bool)
-    return Nearness(ratios, torch.zeros(len(ratios)).long(), ratios, nothing, TRAIN)
+    return Nearness(ratios, torch.zeros(len(ratios)).long(), ratios, nothing, TRAIN, 50)
 
 
 @pytest.mark.parametrize(("num", "is_flagged"), [(8, False), (9, True)])
@@ -241,3 +241,5 @@ def test_errors(digits):
         memorisation(fresh, train, held[:5])
     with pytest.raises(DataError, match="against 200 training images"):
         memorisation(fresh, train, nearness(held, train[:200]))
+    with pytest.raises(ConfigError, match="with 20 neighbours; the generated ones need 50"):
+        memorisation(fresh, train, nearness(held, train, k=20))

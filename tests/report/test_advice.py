@@ -87,8 +87,8 @@ def test_of_several_models():
     assert best.answer.startswith("pixel with gddim in 1,000 calls has the best quality, at a dist")
     assert best.reason == (
         "The best quality of all. Level with it, for their 95 % intervals meet: latent with gddim "
-        "in 20 calls. Of these two, latent with gddim in 20 calls needs the least time, 12 ms, at a "
-        "distance of 0.50."
+        "in 20 calls. Of these two, latent with gddim in 20 calls needs the least time, 12 ms, at "
+        "a distance of 0.50."
     )
     assert fast.cell == "latent/gddim-10"
     assert fast.answer.startswith(

@@ -658,7 +658,7 @@ def test_unequal_training_is_told(tmp_path):
 
 def test_what_the_check_for_copies_does_not_see_is_among_the_limits(digits):
     limits = Reader(digits[2]).text.split("Limits")[1]
-    assert "none that are turned, stretched, cut out or recoloured" in limits
+    assert "none that are tilted, stretched, cut out or recoloured" in limits
 
 
 def test_data_that_hardly_look_like_digits_are_among_the_limits(made):

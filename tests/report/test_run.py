@@ -409,6 +409,17 @@ DAMAGES = {
 }
 
 
+def test_rows_of_another_revision_are_measured_again(cheap, tmp_path, monkeypatch):
+    """What a row measures may change within a version; old rows do not stand beside new ones."""
+    shutil.copytree(cheap[1], tmp_path / "out")
+    monkeypatch.setattr("trilemma.report.run.REVISION", -1)
+    told = []
+    options = FAST | {"likelihood_num": 2, "patience": 0.001}
+    options["progress"] = lambda text, done, total: told.append(text)
+    run_report(["gan-mnist"], PROTOCOL, tmp_path / "out", **options)
+    assert not [text for text in told if "was there already" in text]
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_what_was_damaged_or_changed_is_measured_again(damage, cheap, tmp_path):
     report, folder = cheap

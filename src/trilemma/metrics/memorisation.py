@@ -16,11 +16,12 @@ three fixed bounds count as well: ratios of a quarter and of a sixteenth, and co
 training image in every byte. If a generated and b held-out images keep one of them, then a + b
 draws without replacement hold b held-out ones or fewer with a probability of the same form
 (Fisher's exact test). ``chance`` is four times the least of the four probabilities (Bonferroni),
-and the model is flagged where it is below 1 %, so by chance in one of a hundred cases at most.
+and the model is flagged where it is below 1 %, so by chance in one of a hundred cases at most if
+samples are independent; a collapsed model repeats what chance brings near.
 Where no held-out image is near, nine copies among 2,000 images are enough, held against as many.
 
 A share says that a model copies some images; the pairs of image and neighbour, to be looked at, say
-which. The check does not see copies that were turned, stretched, cut out or recoloured.
+which. The check does not see copies that were tilted, stretched, cut out or recoloured.
 
 Source: the thresholds from held-out data, and both tests, are ours.
 """
@@ -32,7 +33,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from trilemma.errors import DataError
+from trilemma.errors import ConfigError, DataError
 from trilemma.metrics.bootstrap import wilson
 from trilemma.metrics.nearness import NEIGHBOURS, SIDE, Nearness, nearness
 
@@ -119,7 +120,7 @@ def memorisation(
         Shares with an interval, thresholds, counts of exact copies, and nearest neighbours.
 
     Raises:
-        ConfigError: ``k`` is below 2.
+        ConfigError: ``k`` is below 2, or not that of ``held_out``.
         DataError: too few images, or images of a wrong type or shape.
     """
     kept = held_out if isinstance(held_out, Nearness) else nearness(held_out, train, k=k)
@@ -127,6 +128,12 @@ def memorisation(
         raise DataError(
             f"{len(kept.ratios)} held-out images against {kept.num_train} training images; give at "
             f"least {LEAST_HELD_OUT} held-out images, measured against the same {len(train)}"
+        )
+    neighbours = min(k, len(train) // 2)
+    if kept.num_neighbours != neighbours:
+        raise ConfigError(
+            f"the held-out images were measured with {kept.num_neighbours} neighbours; "
+            f"the generated ones need {neighbours}, as k = {k} says"
         )
     found = nearness(fake, train, k=k)
     num_fake, num_held_out = len(found.ratios), len(kept.ratios)
@@ -149,7 +156,6 @@ def memorisation(
     chance = min(len(chances) * min(chances), 1.0)
     share = copied / num_fake
     low, high = wilson(share, num_fake)
-    neighbours = min(k, len(train) // 2)
     small = ", averaged down to 32 pixels" if max(fake.shape[2:]) > SIDE else ""
     return Memorisation(
         share_copied=share,

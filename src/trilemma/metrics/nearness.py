@@ -63,6 +63,7 @@ class Nearness:
         distances: to it, root mean square over pixels, (m), float64, grey levels.
         is_exact: whether an image equals a training image in every byte, (m), bool.
         num_train: training images that were searched.
+        num_neighbours: k of the ratios.
     """
 
     ratios: Float64[Tensor, " m"]
@@ -70,6 +71,7 @@ class Nearness:
     distances: Float64[Tensor, " m"]
     is_exact: Bool[Tensor, " m"]
     num_train: int
+    num_neighbours: int
 
 
 def nearest_neighbours(
@@ -139,7 +141,7 @@ def nearness(queries: Tensor, train: Tensor, *, k: int = NEIGHBOURS) -> Nearness
             )
         ]
     )
-    return Nearness(ratios, indices, distances, is_exact, len(train))
+    return Nearness(ratios, indices, distances, is_exact, len(train), k)
 
 
 def _check(queries: Tensor, train: Tensor) -> None:

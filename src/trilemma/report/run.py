@@ -65,6 +65,8 @@ __all__ = ["Progress", "run_report"]
 FAILURES = (TrilemmaError, RuntimeError, MemoryError)
 """What ends one row and not the report; lack of memory on a GPU is a RuntimeError."""
 SOME = 256
+REVISION = 2
+"""Of what a row measures within one version: another one measures all rows again."""
 Progress = Callable[[str, int, int], None]
 """Called with what has just been done, how many of all tasks are done, and how many there are."""
 
@@ -215,7 +217,7 @@ def _tasks(
 
 def _facts(data: Data, card: Mapping[str, Any], protocol: Protocol) -> dict[str, Any]:
     """What decides the real side of all figures, beside the protocol."""
-    facts: dict[str, Any] = {"version": metadata.version("trilemma")}
+    facts: dict[str, Any] = {"version": metadata.version("trilemma"), "revision": REVISION}
     shape = tuple(data.event_shape)
     if len(shape) != 3:
         return facts

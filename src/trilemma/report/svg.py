@@ -114,7 +114,7 @@ def marker(index: int, x: float, y: float, radius: float, is_full: bool, hint: s
         2: (3, -math.pi / 2, (1.35,)),
         3: (4, 0.0, (1.3,)),
         4: (3, math.pi / 2, (1.35,)),
-        5: (8, 0.0, (1.4, 0.6)),  # a star of four points
+        5: (8, 0.0, (1.3, 0.55)),  # a star of four points
     }[shape]
     angles = [start + 2 * math.pi * i / corners for i in range(corners)]
     radii = [radius * scales[i % len(scales)] for i in range(corners)]

@@ -99,7 +99,7 @@ LIMITS = (
     "Times hold for this machine. Network calls hold everywhere, but a call of a large network "
     "costs more than one of a small network.",
     "The check for copies of training data sees exact and noisy copies, also moved, mirrored, "
-    "brighter or paler, but none that are turned, stretched, cut out or recoloured, and no other "
+    "brighter or paler, but none that are tilted, stretched, cut out or recoloured, and no other "
     "way of leaking data.",
 )
 
