@@ -17,13 +17,13 @@ training image in every byte. If a generated and b held-out images keep one of t
 draws without replacement hold b held-out ones or fewer with a probability of the same form
 (Fisher's exact test). ``chance`` is four times the least of the four probabilities (Bonferroni),
 and the model is flagged where it is below 1 %, so by chance in one of a hundred cases at most if
-samples are independent; a collapsed model repeats what chance brings near.
-Where no held-out image is near, nine copies among 2,000 images are enough, held against as many.
+samples are independent; a collapsed model repeats what chance brings near. Where no held-out image
+is near, nine copies among 2,000 images are enough, held against as many.
 
 A share says that a model copies some images; the pairs of image and neighbour, to be looked at, say
 which. The check does not see copies that were tilted, stretched, cut out or recoloured.
 
-Source: the thresholds from held-out data, and both tests, are ours.
+Source: the bounds, the threshold from held-out data, and the tests are ours.
 """
 
 import math
